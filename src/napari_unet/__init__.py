@@ -1,0 +1,56 @@
+"""U-Net Live: open a U-Net, segment, paint corrections, and watch the network learn from them.
+
+The public names are loaded when they are first used: importing this package brings in
+neither Qt nor napari nor torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from napari_unet.core.errors import UNetLiveError
+    from napari_unet.core.finetuning import fine_tune
+    from napari_unet.core.image import make_image
+    from napari_unet.core.model import Model, load_model, save_model
+    from napari_unet.core.segmentation import Result, segment
+    from napari_unet.core.settings import FineTuneSettings, SegmentSettings
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FineTuneSettings",
+    "Model",
+    "Result",
+    "SegmentSettings",
+    "UNetLiveError",
+    "fine_tune",
+    "load_model",
+    "make_image",
+    "save_model",
+    "segment",
+]
+
+_HOMES = {
+    "FineTuneSettings": "settings",
+    "Model": "model",
+    "Result": "segmentation",
+    "SegmentSettings": "settings",
+    "UNetLiveError": "errors",
+    "fine_tune": "finetuning",
+    "load_model": "model",
+    "make_image": "image",
+    "save_model": "model",
+    "segment": "segmentation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"napari_unet.core.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,158 @@
+"""The U-Net with same-size output, in 2D and 3D.
+
+After Ronneberger, Fischer, Brox: "U-Net: Convolutional Networks for Biomedical Image
+Segmentation", MICCAI 2015, and Çiçek et al.: "3D U-Net", MICCAI 2016. Unlike those two its
+convolutions are padded, so that the output is as large as the input, and it has batch
+normalisation, as nearly all later U-Nets do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from napari_unet.core.errors import SettingsError
+
+__all__ = ["UNet", "UNetConfig"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UNetConfig:
+    """What the network is: enough to build it again.
+
+    Attributes
+    ----------
+    dims : 2 for images `(y, x)`, 3 for volumes `(z, y, x)`.
+    in_channels, out_channels : channels of the input and of the output.
+    widths : channels of each level, from full resolution down to the bottom.
+    norm : "batch" or "none".
+    upsampling : "transposed" (learned 2x2 up-convolution) or "linear" (interpolation).
+    dropout : share of channels dropped at the bottom while training.
+    """
+
+    dims: Literal[2, 3] = 2
+    in_channels: int = 1
+    out_channels: int = 2
+    widths: tuple[int, ...] = (16, 32, 64, 128, 256)
+    norm: Literal["batch", "none"] = "batch"
+    upsampling: Literal["transposed", "linear"] = "transposed"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.dims not in (2, 3):
+            raise SettingsError(f"dims must be 2 or 3, not {self.dims}.")
+        if self.in_channels < 1 or self.out_channels < 1:
+            raise SettingsError("in_channels and out_channels must be at least 1.")
+        if len(self.widths) < 1 or min(self.widths) < 1:
+            raise SettingsError(f"widths must be positive numbers, not {self.widths}.")
+        if not 0 <= self.dropout < 1:
+            raise SettingsError(f"dropout must be in [0, 1), not {self.dropout}.")
+
+    @property
+    def n_poolings(self) -> int:
+        """How often the image is halved on its way down."""
+        return len(self.widths) - 1
+
+    @property
+    def stride(self) -> int:
+        """Sizes that fit are multiples of this, in px."""
+        return 1 << self.n_poolings
+
+    @property
+    def halo(self) -> int:
+        """How far around a block of `stride` px the input can matter to it, in px.
+
+        A multiple of `stride`. Followed from the first pixel of a block at full resolution down
+        to the bottom and up again: two 3x3 convolutions reach 2 px of their level, and a pixel
+        of one level lies in, or is interpolated from, whole pixels of the level below.
+        """
+        reach = 0
+        for _ in range(self.n_poolings):
+            reach += 2
+            reach = reach // 2 + 1 if self.upsampling == "linear" else -(-reach // 2)
+        reach += 2
+        for _ in range(self.n_poolings):
+            reach = 2 * reach + 2
+        return -(-reach // self.stride) * self.stride
+
+
+def _layers(dims: int) -> tuple[type[nn.Module], type[nn.Module], type[nn.Module], type[nn.Module]]:
+    if dims == 2:
+        return nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.ConvTranspose2d
+    return nn.Conv3d, nn.BatchNorm3d, nn.MaxPool3d, nn.ConvTranspose3d
+
+
+def _double_conv(config: UNetConfig, n_in: int, n_out: int) -> nn.Sequential:
+    """(convolution 3x3, batch norm, ReLU) twice; `(b, n_in, ...)` to `(b, n_out, ...)`."""
+    conv, norm, _, _ = _layers(config.dims)
+    has_norm = config.norm == "batch"
+    layers: list[nn.Module] = []
+    for n_from in (n_in, n_out):
+        layers.append(conv(n_from, n_out, kernel_size=3, padding=1, bias=not has_norm))
+        if has_norm:
+            layers.append(norm(n_out))
+        layers.append(nn.ReLU(inplace=True))
+    return nn.Sequential(*layers)
+
+
+def _upsampling(config: UNetConfig, n_in: int, n_out: int) -> nn.Module:
+    """Twice the size, `n_in` to `n_out` channels."""
+    conv, _, _, transposed = _layers(config.dims)
+    if config.upsampling == "transposed":
+        return transposed(n_in, n_out, kernel_size=2, stride=2)
+    mode = "bilinear" if config.dims == 2 else "trilinear"
+    return nn.Sequential(
+        nn.Upsample(scale_factor=2, mode=mode, align_corners=False),
+        conv(n_in, n_out, kernel_size=1),
+    )
+
+
+class UNet(nn.Module):
+    """U-Net with padded convolutions: `(b, c, [z,] y, x)` to logits `(b, class, [z,] y, x)`.
+
+    Each spatial size must be a multiple of `config.stride`.
+    """
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        conv, _, pool, _ = _layers(config.dims)
+        widths = config.widths
+        self.pool = pool(2)
+        self.encoder = nn.ModuleList(
+            _double_conv(config, n_in, n_out)
+            for n_in, n_out in zip((config.in_channels, *widths[:-1]), widths, strict=True)
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        self.up = nn.ModuleList(
+            _upsampling(config, widths[i + 1], widths[i])
+            for i in reversed(range(config.n_poolings))
+        )
+        self.decoder = nn.ModuleList(
+            _double_conv(config, 2 * widths[i], widths[i])
+            for i in reversed(range(config.n_poolings))
+        )
+        self.head = conv(widths[0], config.out_channels, kernel_size=1)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Draw weights from N(0, sqrt(2 / N)), as the paper does (He et al. 2015)."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits `(b, class, [z,] y, x)` of `image` `(b, c, [z,] y, x)`."""
+        skips = [self.encoder[0](image)]
+        for level in list(self.encoder)[1:]:
+            skips.append(level(self.pool(skips[-1])))  # (b, width, y / 2^i, x / 2^i)
+        features: Tensor = self.dropout(skips.pop())
+        for up, decoder in zip(self.up, self.decoder, strict=True):
+            features = decoder(torch.cat([skips.pop(), up(features)], dim=1))
+        logits: Tensor = self.head(features)
+        return logits
