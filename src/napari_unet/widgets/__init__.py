@@ -1,0 +1,1 @@
+"""The dock widgets, one per file, and one that stacks them as the steps of one job."""

@@ -1,0 +1,100 @@
+"""U-Net Live: the steps of the job in one dock, from the model to the fine-tuned model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qtpy.QtCore import QPoint, Qt, QTimer
+from qtpy.QtWidgets import QFrame, QScrollArea, QSizePolicy, QToolButton, QVBoxLayout, QWidget
+
+from napari_unet.widgets.common import Status, Step, link
+from napari_unet.widgets.correct import CorrectWidget
+from napari_unet.widgets.finetune import FineTuneWidget
+from napari_unet.widgets.model import ModelWidget
+from napari_unet.widgets.segment import SegmentWidget
+
+__all__ = ["LiveWidget"]
+
+
+class _Section(QWidget):
+    """A step under a heading that folds it away."""
+
+    def __init__(self, heading: str, step: Step) -> None:
+        super().__init__()
+        self.step = step
+        self.button = QToolButton()
+        self.button.setText(heading)
+        self.button.setCheckable(True)
+        self.button.setChecked(True)
+        self.button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        self.button.setArrowType(Qt.ArrowType.DownArrow)
+        self.button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.button.setStyleSheet("QToolButton { font-weight: bold; text-align: left; }")
+        self.button.setToolTip("Fold this step away, or unfold it.")
+        self.button.toggled.connect(self._on_button_toggled)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(0)
+        layout.addWidget(self.button)
+        layout.addWidget(step)
+
+    def _on_button_toggled(self, is_open: bool) -> None:
+        self.button.setArrowType(Qt.ArrowType.DownArrow if is_open else Qt.ArrowType.RightArrow)
+        self.step.setVisible(is_open)
+
+
+class LiveWidget(QWidget):
+    """All four steps in one dock, with one status line at the foot."""
+
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__()
+        session, _ = link(napari_viewer)
+        self.model = ModelWidget(napari_viewer, alone=False)
+        self.segment = SegmentWidget(napari_viewer, alone=False)
+        self.correct = CorrectWidget(napari_viewer, alone=False)
+        self.finetune = FineTuneWidget(napari_viewer, alone=False)
+        self.status = Status(session)
+        steps = QWidget()
+        inner = QVBoxLayout(steps)
+        inner.setContentsMargins(0, 0, 0, 0)
+        inner.setSpacing(4)
+        for heading, step in (
+            ("1  Model", self.model),
+            ("2  Segment", self.segment),
+            ("3  Correct", self.correct),
+            ("4  Fine-tune", self.finetune),
+        ):
+            inner.addWidget(_Section(heading, step))
+        inner.addStretch(1)
+        self._scroll = scroll = QScrollArea()
+        scroll.setWidgetResizable(True)
+        scroll.setFrameShape(QFrame.Shape.NoFrame)
+        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        scroll.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOn)
+        scroll.setWidget(steps)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(scroll, 1)
+        layout.addWidget(self.status)
+        self.setMinimumWidth(max(370, steps.minimumSizeHint().width() + 24))  # and the scroll bar
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
+        self._session = session
+        self._brought_into_view = ""
+        session.job_changed.connect(self._on_session_job_changed)
+        session.trial_changed.connect(self._on_session_job_changed)
+
+    def _on_session_job_changed(self) -> None:
+        """Bring the curves into view when training starts, and Keep and Go back when it ends."""
+        state = "trial" if self._session.trial is not None else self._session.busy
+        if state != self._brought_into_view and state in ("trial", "Training"):
+            for delay in (200, 1000):  # the layout may take its time to make room
+                QTimer.singleShot(delay, self._show_fine_tune)
+        self._brought_into_view = state
+
+    def _show_fine_tune(self) -> None:
+        step = self.finetune
+        shown = step.keep_button if self._session.trial is not None else step.curves
+        steps = self._scroll.widget()
+        # NOTE: `ensureWidgetVisible` is content with the first pixel of a graphics view.
+        bottom = shown.mapTo(steps, QPoint(0, shown.height()))
+        self._scroll.ensureVisible(0, bottom.y(), 0, 8)
