@@ -96,16 +96,16 @@ def test_a_gpu_that_is_too_old(monkeypatch, one_gpu):
 
 def test_mixed_precision_only_where_it_gains(monkeypatch):
     cpu = torch.device("cpu")
-    monkeypatch.setattr(device, "_processor_has_bfloat16", lambda: False)
+    monkeypatch.setattr(device, "processor_has_bfloat16", lambda: False)
     assert isinstance(autocast(cpu), nullcontext)
-    monkeypatch.setattr(device, "_processor_has_bfloat16", lambda: True)
+    monkeypatch.setattr(device, "processor_has_bfloat16", lambda: True)
     with autocast(cpu):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
     assert isinstance(autocast(torch.device("mps")), nullcontext)
 
 
 def test_asking_for_bfloat16_never_fails():
-    assert device._processor_has_bfloat16() in (True, False)
+    assert device.processor_has_bfloat16() in (True, False)
 
 
 def test_memory_is_released_on_each_kind(monkeypatch):

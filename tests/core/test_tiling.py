@@ -1,4 +1,4 @@
-"""Tiles fill an image exactly, and each reads what it needs."""
+"""Windows fill what is wanted exactly once, on one grid, what is near first."""
 
 from __future__ import annotations
 
@@ -7,87 +7,99 @@ from itertools import product
 import numpy as np
 import pytest
 
-from napari_unet.core.tiling import Tile, mirrored, nearest_first, padded_size, tiles
-
-CASES = [
-    case
-    for case in product(
-        [(1, 1), (15, 40), (64, 64), (65, 127), (5, 33, 50), (16, 1, 17)],
-        [1, 16, 20, 1000],
-        [0, 3, 24],
-        [1, 4, 16],
-    )
-    if max(case[0]) // padded_size(case[1], case[3]) <= 20  # more tiles would only take time
-]
+from napari_unet.core.tiling import (
+    around,
+    cut,
+    mirrored,
+    n_pixels,
+    nearest_first,
+    padded_size,
+    without,
+)
 
 
-@pytest.mark.parametrize(("shape", "tile_size", "halo", "stride"), CASES)
-def test_tiles_fill_the_image_once(
-    shape: tuple[int, ...], tile_size: int, halo: int, stride: int
-) -> None:
+def random_window(generator, shape):
+    parts = []
+    for n in shape:
+        start, stop = sorted(generator.choice(n + 1, 2, replace=False))
+        parts.append(slice(int(start), int(stop)))
+    return tuple(parts)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_blocks_fill_a_window_once_and_lie_on_one_grid(seed):
+    generator = np.random.default_rng(seed)
+    shape = tuple(generator.integers(1, 60, generator.integers(2, 4)))
+    window = random_window(generator, shape)
+    block = tuple(generator.integers(1, 30, len(shape)))
+    stride = tuple(generator.integers(1, 9, len(shape)))
     filled = np.zeros(shape, np.uint8)
-    for tile in tiles(shape, tile_size, halo, stride):
-        filled[tile.keep] += 1
-        check(tile, shape, tile_size, halo, stride)
-    assert (filled == 1).all()
+    blocks = cut(window, block, stride)
+    for piece in blocks:
+        filled[piece] += 1
+        for part, outer, size, step in zip(piece, window, block, stride, strict=True):
+            assert part.stop - part.start <= padded_size(size, step)
+            if outer.stop - outer.start > padded_size(size, step):
+                assert part.start == outer.start or part.start % step == 0
+    expected = np.zeros(shape, np.uint8)
+    expected[window] = 1
+    np.testing.assert_array_equal(filled, expected)
+    assert sum(n_pixels(piece) for piece in blocks) == n_pixels(window)
 
 
-def check(tile: Tile, shape: tuple[int, ...], tile_size: int, halo: int, stride: int) -> None:
-    """Every rule that one tile obeys."""
-    for size, read, keep, inner in zip(shape, tile.read, tile.keep, tile.inner, strict=True):
-        end = padded_size(size, stride)
-        assert 0 <= keep.start < keep.stop <= size
-        assert keep.stop - keep.start <= padded_size(tile_size, stride)
-        assert keep.stop == size or keep.stop - keep.start == padded_size(tile_size, stride)
-        assert read.start % stride == 0 and read.stop % stride == 0
-        assert read.start == 0 or keep.start - read.start >= halo
-        assert read.stop == end or read.stop - keep.stop >= halo
-        assert 0 <= read.start <= keep.start and keep.stop <= read.stop <= end
-        assert read.start + inner.start == keep.start
-        assert read.start + inner.stop == keep.stop
+def test_a_window_that_is_small_enough_stays_whole():
+    window = (slice(3, 20), slice(5, 9))
+    assert cut(window, (17, 4), (1, 1)) == [window]
+    assert len(cut(window, (16, 4), (16, 4))) > 1
 
 
-def test_reads_no_more_than_it_needs() -> None:
-    (first, second, last) = tiles((100,), 32, 8, 16)[:1] + tiles((100,), 32, 8, 16)[1:4:2]
-    assert (first.read, first.keep, first.inner) == (
-        (slice(0, 48),), (slice(0, 32),), (slice(0, 32),),
-    )  # fmt: skip
-    assert (second.read, second.keep, second.inner) == (
-        (slice(16, 80),), (slice(32, 64),), (slice(16, 48),),
-    )  # fmt: skip
-    assert (last.read, last.keep, last.inner) == (
-        (slice(80, 112),), (slice(96, 100),), (slice(16, 20),),
-    )  # fmt: skip
+@pytest.mark.parametrize("seed", range(40))
+def test_what_is_left_without_a_hole(seed):
+    generator = np.random.default_rng(seed)
+    shape = tuple(generator.integers(1, 25, generator.integers(1, 4)))
+    window, hole = random_window(generator, shape), random_window(generator, shape)
+    left = np.zeros(shape, np.uint8)
+    for piece in without(window, hole):
+        assert n_pixels(piece) > 0
+        left[piece] += 1
+    expected = np.zeros(shape, np.uint8)
+    expected[window] = 1
+    expected[hole] = 0
+    np.testing.assert_array_equal(left, expected)
 
 
-def test_fills_only_what_is_asked_for() -> None:
-    within = (slice(32, 70), slice(16, 48))
-    filled = np.zeros((70, 90), np.uint8)
-    for tile in tiles((70, 90), 16, 5, 8, within):
-        filled[tile.keep] += 1
-        check(tile, (70, 90), 16, 5, 8)
-    assert (filled[within] == 1).all()
-    assert filled.sum() == filled[within].size
+@pytest.mark.parametrize(
+    ("focus", "size", "stride"),
+    list(product([(0, 0), (50, 50), (99, 3), (1e9, -5)], [(32, 32), (500, 10)], [(1, 1), (16, 8)])),
+)
+def test_the_window_around_a_focus_is_inside_and_holds_it(focus, size, stride):
+    window = (slice(0, 100), slice(0, 120))
+    found = around(focus, window, size, stride)
+    for part, outer, at, n, step in zip(found, window, focus, size, stride, strict=True):
+        assert outer.start <= part.start < part.stop <= outer.stop
+        assert part.start % step == 0
+        assert part.stop % step == 0 or part.stop == outer.stop
+        assert part.stop - part.start >= min(n, outer.stop - outer.start)
+        assert part.start <= min(max(at, outer.start), outer.stop - 1) < part.stop
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 10])
-def test_mirrors_past_the_far_end_as_numpy_does(size: int) -> None:
-    expected = np.pad(np.arange(size), (0, 13), mode="reflect")
-    np.testing.assert_array_equal(mirrored(slice(0, size + 13), size), expected)
-    np.testing.assert_array_equal(mirrored(slice(1, size + 5), size), expected[1 : size + 5])
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_beyond_its_ends_an_axis_is_mirrored_as_numpy_does(size):
+    places = mirrored(slice(-9, size + 9), size)
+    mode = "reflect" if size > 1 else "edge"
+    np.testing.assert_array_equal(places, np.pad(np.arange(size), 9, mode=mode))
 
 
-def test_the_tile_of_the_focus_is_the_first_and_the_farthest_the_last() -> None:
-    cut = tiles((100, 100), 32, 8, 16)
-    for focus in ((0, 0), (50.5, 40.0), (31, 32), (99, 99), (97, 60)):
-        ordered = nearest_first(cut, focus)
-        assert sorted(map(str, ordered)) == sorted(map(str, cut))
-        first = ordered[0].keep
-        assert all(part.start <= at < part.stop for part, at in zip(first, focus, strict=True))
-    assert nearest_first(cut, (0, 0))[-1].keep == (slice(96, 100), slice(96, 100))
-    assert nearest_first(cut, (500, -300))[0].keep == (slice(96, 100), slice(0, 32))
-
-
-def test_without_a_focus_the_order_stays() -> None:
-    cut = tiles((40, 40), 16, 0, 1)
-    assert nearest_first(cut, None) == cut
+def test_the_nearest_window_comes_first():
+    blocks = cut((slice(0, 90), slice(0, 90)), (30, 30), (1, 1))
+    ordered = nearest_first(blocks, (45, 70))
+    assert ordered[0] == (slice(30, 60), slice(60, 90))
+    assert sorted(map(str, ordered)) == sorted(map(str, blocks))
+    distances = [
+        np.hypot(
+            *((part.start + part.stop - 1) / 2 - at for part, at in zip(w, (45, 70), strict=True))
+        )
+        for w in ordered
+    ]
+    assert distances[-1] == max(distances)
+    assert nearest_first(blocks, None) == blocks

@@ -12,7 +12,7 @@ import torch
 
 from napari_unet.core.errors import SettingsError
 
-__all__ = ["Device", "autocast", "choose_device", "release_memory"]
+__all__ = ["Device", "autocast", "choose_device", "processor_has_bfloat16", "release_memory"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +105,7 @@ def _why_no_gpu() -> str:
 
 
 @cache
-def _processor_has_bfloat16() -> bool:
+def processor_has_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 in hardware (AVX512-BF16 or AMX)."""
     # NOTE: torch offers no public query that works back to torch 2.6.
     query = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
@@ -119,7 +119,7 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
     """Mixed precision for training where the device gains from it, else nothing."""
     if device.type == "cuda" and torch.cuda.is_bf16_supported():
         return torch.autocast("cuda", dtype=torch.bfloat16)
-    if device.type == "cpu" and _processor_has_bfloat16():
+    if device.type == "cpu" and processor_has_bfloat16():
         return torch.autocast("cpu", dtype=torch.bfloat16)
     return nullcontext()
 

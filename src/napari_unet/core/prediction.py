@@ -1,44 +1,50 @@
-"""An image to the probabilities of a network's outputs, tile by tile, exactly.
+"""An image to the probabilities of a network's outputs, window by window.
 
-The result is that of the network run once on the whole image: see `tiling`. The tile the user
-looks at comes first, every finished tile stays, and when the memory of the device runs out the
-rest goes on in smaller tiles.
+What the user looks at comes first, every finished part stays, and when the memory of the device
+runs out the rest goes on in smaller pieces, at last on the processor. How a network is run is
+decided by `engine.make_plan`.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from napari_unet.core.device import release_memory
+from napari_unet.core.engine import Plan, Request, Source, make_plan
+from napari_unet.core.engine.graph import Spans
 from napari_unet.core.errors import DeviceMemoryError, ImageError, SettingsError, UNetLiveError
-from napari_unet.core.image import Image, make_image
-from napari_unet.core.networks import UNetConfig
-from napari_unet.core.normalization import IntensityScale, match_channels, normalise
+from napari_unet.core.gathering import Part, gathered
+from napari_unet.core.image import Image
+from napari_unet.core.normalization import IntensityScale
+from napari_unet.core.overlap import WriteBehind
 from napari_unet.core.progress import Work
-from napari_unet.core.tiling import Tile, mirrored, nearest_first, padded_size, tiles
+from napari_unet.core.tiling import Window, around, cut, n_pixels, nearest_first, without
 
-__all__ = ["Activation", "Region", "TileDone", "predict"]
+__all__ = ["ArrayRoom", "Member", "Region", "Room", "TileDone", "member_for", "predict"]
 
-Activation = Literal["softmax", "sigmoid", "none"]
-
-SECONDS_PER_TILE = 0.7
-SMALLEST_TILE = 64
-LARGEST_TILE = 1024
-QUICK_TILE = {2: 192, 3: 64}
-"""Edge of the smallest tile that is chosen by itself, in px, by number of dimensions."""
-PROBE_SIZE = {2: 128, 3: 32}
-"""Edge of the piece that the speed is measured on, in px, by number of dimensions."""
+QUICK_SIZE = {2: 512, 3: 96}
+"""Edge of the window around the focus that comes first, in px, by number of dimensions."""
+FOCUSED_SIZE = {2: 4096, 3: 512}
+"""Edge of the windows that follow, the nearest ones first."""
+AVERAGED_SIZE = {2: 2048, 3: 256}
+"""Edge of a window where several results are averaged: they are added up in memory."""
+PIXELS_AT_ONCE = 2**17
+"""Finished rows are handed out when they are at least this many px."""
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed")
+SLOWER = 20
+"""A GPU that is this many times slower than before has moved its memory to the computer's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,226 +57,419 @@ class Region:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TileDone:
-    """`done` of `total` tiles are ready; the latest one fills `region`.
+    """`done` of `total` px are ready; the latest ones fill `region`.
 
-    `total` grows if the memory runs out and the rest is cut into smaller tiles.
+    Attributes
+    ----------
+    message : what is going on, and what was done if the memory ran out.
+    found : the probabilities of the region, `(output, *window)`, in the type of the result.
+    waited : seconds that were spent waiting for reading and writing so far.
     """
 
     done: int
     total: int
     message: str
     region: Region
+    found: npt.NDArray[np.floating[Any]]
+    waited: float = 0.0
 
 
-def predict(
-    network: nn.Module,
+class Room(Protocol):
+    """Where probabilities go."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the probabilities."""
+
+    def chunk(self, axis: int) -> int:
+        """Pieces that end on multiples of this many px are written best; `axis` is negative."""
+
+    def write(self, region: Region, found: npt.NDArray[np.floating[Any]]) -> None:
+        """Keep the probabilities of a region; called in order, perhaps by another thread."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ArrayRoom:
+    """An array `(output, *label_shape)` in memory, or anything that is assigned to like one."""
+
+    array: Any
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values."""
+        dtype: np.dtype[Any] = np.dtype(self.array.dtype)
+        return dtype
+
+    def chunk(self, axis: int) -> int:
+        """The size of a chunk, if the array has chunks."""
+        chunks = getattr(self.array, "chunks", None)
+        return int(chunks[axis]) if isinstance(chunks, tuple) else 1
+
+    def write(self, region: Region, found: npt.NDArray[np.floating[Any]]) -> None:
+        """Assign the region."""
+        where: tuple[Any, ...] = (slice(None), *region.index, *region.window)
+        shape = (self.array.shape[0], *(part.stop - part.start for part in region.window))
+        if found.shape != shape:
+            raise ImageError(
+                f"The network gives {found.shape} (output, ...) for a window, but there is room "
+                f"for {shape}. The model must have as many outputs as its description says."
+            )
+        self.array[where] = found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Member:
+    """A network at work on an image: one of several whose results are averaged, or the only one."""
+
+    request: Request
+    scale: IntensityScale
+    plan: Plan
+
+    def source(self, image: Image, index: tuple[int, ...]) -> Source:
+        """The image as this network wants it."""
+        return Source(
+            image=image, index=index, scale=self.scale, in_channels=self.request.in_channels,
+            device=self.plan.device,
+        )  # fmt: skip
+
+
+def member_for(
+    request: Request,
     image: Image,
     scale: IntensityScale,
-    out: npt.NDArray[np.floating[Any]],
-    *,
-    activation: Activation = "softmax",
-    tile_size: int | None = None,
     focus: tuple[float, ...] | None = None,
-    indices: Sequence[tuple[int, ...]] | None = None,
-) -> Work[TileDone, None]:
-    """Fill `out` with probabilities, tile by tile; stopped half-way it keeps what is done.
-
-    Parameters
-    ----------
-    network : in eval mode, on its device; `network.config` has dims, in_channels, stride, halo.
-    image, scale : what to show to the network, and how its intensities are scaled.
-    out : `(output, *image.label_shape)`, float16 or float32.
-    activation : what turns logits into probabilities; "none" keeps the logits.
-    tile_size : edge of the part of the result that one tile fills, in px. None: so that a tile
-        takes about 0.3 s here, from 128 px (2D) or 64 px (3D) to 1024 px.
-    focus : position in the label axes, in px, that the user looks at: its plane comes first,
-        then the nearest ones; within a plane the nearest tiles first.
-    indices : the planes (or volumes, for a 3D network) to work on; None for all of them.
+) -> Member:
+    """Plan how a network is run on an image, trying it on a piece of the image near `focus`.
 
     Raises
     ------
     ImageError
-        If the network cannot take the image, or it cannot be read.
-    DeviceMemoryError
-        If the memory does not suffice even for tiles of 64 px.
+        If the network cannot take the image.
     UNetLiveError
-        If the network fails in another way.
+        If the network cannot be used at all.
     """
-    config = cast(UNetConfig, network.config)
-    _check(image, config, out, focus)
-    shape = image.spatial_shape(config.dims)
-    planes = _planes(image, config.dims, focus, indices)
-    near = None if focus is None else focus[-config.dims :]
-    device = _device_of(network)
-    try:
-        size = min(tile_size or _quick_tile_size(network, config, shape), max(shape))
-        done = 0
-        for n_planes_left, index in zip(reversed(range(len(planes))), planes, strict=True):
-            waiting = deque(nearest_first(tiles(shape, size, config.halo, config.stride), near))
-            n_tiles_later = n_planes_left * len(waiting)
-            while waiting:
-                found = _probabilities(network, image, index, scale, waiting[0], activation)
-                if found is None:
-                    size = _smaller(size, device)
-                    waiting = deque(nearest_first(_recut(waiting, shape, size, config), near))
-                    n_tiles_later = n_planes_left * len(tiles(shape, size, 0, config.stride))
-                    continue
-                tile = waiting.popleft()
-                _write(out, index, tile, found)
-                done += 1
-                yield TileDone(
-                    done=done, total=done + len(waiting) + n_tiles_later, message="Segmenting",
-                    region=Region(index=index, window=tile.keep),
-                )  # fmt: skip
-    finally:
-        release_memory(device)
+    _check(request, image)
+    dims = request.dims
+    index = tuple(n // 2 for n in image.index_shape(dims))
+    middle = tuple(n / 2 for n in image.spatial_shape(dims))
+    if focus is not None:
+        sizes = image.index_shape(dims)
+        index = tuple(min(max(int(at), 0), n - 1) for at, n in zip(focus, sizes, strict=False))
+        middle = focus[-dims:]
+    source = Source(
+        image=image, index=index, scale=scale, in_channels=request.in_channels,
+        device=next(request.network.parameters(), torch.empty(0)).device,
+    )  # fmt: skip
+
+    def piece(shape: tuple[int, ...]) -> Tensor:
+        spans = []
+        for at, n, size in zip(middle, shape, image.spatial_shape(dims), strict=True):
+            start = max(0, min(int(at) - n // 2, size - n))
+            spans.append((start, start + n))
+        return source.read(tuple(spans))
+
+    request = replace(request, piece=piece)
+    return Member(request=request, scale=scale, plan=make_plan(request))
 
 
-def _check(
+def predict(
+    members: Sequence[Member],
     image: Image,
-    config: UNetConfig,
-    out: npt.NDArray[np.floating[Any]],
-    focus: tuple[float, ...] | None,
-) -> None:
-    """Raise a sentence unless network, image, room for the result and focus fit together."""
-    image.index_shape(config.dims)
-    if image.n_channels not in (1, config.in_channels):
-        raise ImageError(
-            f"{image.name!r} has {image.n_channels} channels (axes {image.axes!r}), but the "
-            f"network takes {config.in_channels}. Choose one of the channels, or a model made "
-            f"for {image.n_channels}."
-        )
-    if tuple(out.shape[1:]) != image.label_shape:
-        raise ImageError(
-            f"The room for the result has the shape {tuple(out.shape)}, but {image.name!r} needs "
-            f"(output, {', '.join(map(str, image.label_shape))})."
-        )
+    room: Room,
+    *,
+    focus: tuple[float, ...] | None = None,
+    regions: Sequence[Region] | None = None,
+) -> Work[TileDone, None]:
+    """Fill `room` with probabilities, part by part; stopped half-way it keeps what is done.
+
+    Parameters
+    ----------
+    members : the network, or several whose probabilities are averaged.
+    image, room : what to work on, and where the result goes.
+    focus : position in the label axes, in px, that the user looks at: its plane comes first,
+        then the nearest ones; within a plane the nearest windows first.
+    regions : what to work on; None for everything.
+
+    Raises
+    ------
+    ImageError
+        If a network cannot take the image, or it cannot be read.
+    DeviceMemoryError
+        If the memory does not suffice even for the smallest pieces.
+    UNetLiveError
+        If a network fails in another way.
+    """
+    dims = members[0].request.dims
     if focus is not None and len(focus) != len(image.label_shape):
         raise SettingsError(
             f"focus must have a number for each of the axes {image.label_axes!r}, not {focus}."
         )
-
-
-def _planes(
-    image: Image,
-    dims: int,
-    focus: tuple[float, ...] | None,
-    indices: Sequence[tuple[int, ...]] | None,
-) -> list[tuple[int, ...]]:
-    """Positions along the axes that are stepped through, those nearest to the focus first."""
-    planes = list(np.ndindex(*image.index_shape(dims))) if indices is None else list(indices)
-    if focus is None:
-        return planes
-    at = focus[:-dims]
-    return sorted(planes, key=lambda i: sum((a - b) ** 2 for a, b in zip(i, at, strict=True)))
-
-
-def _device_of(network: nn.Module) -> torch.device:
-    weights = next(network.parameters(), None)
-    return torch.device("cpu") if weights is None else weights.device
-
-
-def _quick_tile_size(network: nn.Module, config: UNetConfig, shape: tuple[int, ...]) -> int:
-    """The largest tile that takes no longer than `SECONDS_PER_TILE`, in px."""
-    smallest, longest = QUICK_TILE[config.dims], max(shape)
-    if longest <= smallest:
-        return smallest
-    n_pixels = SECONDS_PER_TILE * _pixels_per_second(network, config)
-    n_tiles = -(-longest // LARGEST_TILE)  # along the longest axis
-    while (size := -(-longest // n_tiles)) > smallest:
-        if math.prod(min(n, size + 2 * config.halo) for n in shape) <= n_pixels:
-            return size
-        n_tiles += 1
-    return smallest
-
-
-def _pixels_per_second(network: nn.Module, config: UNetConfig) -> float:
-    """Measured on a small piece; 0 if there is no memory even for that."""
-    shape = (padded_size(PROBE_SIZE[config.dims], config.stride),) * config.dims
-    piece = make_image(np.zeros(shape, np.float32), "zyx"[-config.dims :])
-    (tile,) = tiles(shape, shape[0], 0, config.stride)
-    scale = IntensityScale(offset=(0.0,), scale=(1.0,))
-    seconds = 0.0
-    for _ in range(2):  # NOTE: the first run also prepares what later ones reuse
-        start = time.perf_counter()
-        if _probabilities(network, piece, (), scale, tile, "none") is None:
-            return 0.0
-        seconds = time.perf_counter() - start
-    return math.prod(shape) / max(seconds, 1e-9)
-
-
-def _read(image: Image, index: tuple[int, ...], tile: Tile) -> npt.NDArray[Any]:
-    """Raw `(c, [z,] y, x)` of `tile.read`, mirrored past the far ends of the image.
-
-    Raises
-    ------
-    ImageError
-        If the file behind a lazy image cannot be read.
-    """
-    shape = image.spatial_shape(len(tile.read))
-    sources = [mirrored(part, size) for part, size in zip(tile.read, shape, strict=True)]
-    window = tuple(slice(int(at.min()), int(at.max()) + 1) for at in sources)
+    regions = _everything(image, dims) if regions is None else list(regions)
+    for region in regions:
+        _check_region(region, image, dims)
+    run = _Run(members=list(members), image=image, room=room, focus=focus)
+    total = sum(n_pixels(region.window) for region in regions)
+    device = members[0].plan.device
+    done = 0
     try:
-        raw = image.read(index, window)
-    except (RuntimeError, OSError) as error:
+        with WriteBehind(depth=1) as writer:
+            for region in nearest_planes(regions, focus, dims):
+                with closing(run.parts(region)) as parts:
+                    for at, found in parts:
+                        writer.put(room.write, at, found)
+                        done += n_pixels(at.window)
+                        step = TileDone(
+                            done=done, total=total, message=run.message, region=at, found=found,
+                            waited=writer.waited + sum(run.waited),
+                        )  # fmt: skip
+                        try:
+                            yield step
+                        except BaseException:  # stopped here: what was shown is kept
+                            writer.flush()
+                            raise
+    finally:
+        release_memory(device)
+
+
+def _check(request: Request, image: Image) -> None:
+    """Raise `ImageError` unless the network can take the image."""
+    image.index_shape(request.dims)
+    if image.n_channels not in (1, request.in_channels):
         raise ImageError(
-            f"A part of {image.name!r} could not be read: {error}. "
-            "Check that its file is complete and still there."
-        ) from error
-    for axis, (at, part) in enumerate(zip(sources, window, strict=True), start=1):
-        if tile.read[axis - 1].stop > shape[axis - 1]:
-            raw = np.take(raw, at - part.start, axis=axis)  # (c, [z,] y, x), as tile.read
-    return raw
+            f"{image.name!r} has {image.n_channels} channels (axes {image.axes!r}), but the "
+            f"network takes {request.in_channels}. Choose one of the channels, or a model made "
+            f"for {image.n_channels}."
+        )
 
 
-def _probabilities(
-    network: nn.Module,
-    image: Image,
-    index: tuple[int, ...],
-    scale: IntensityScale,
-    tile: Tile,
-    activation: Activation,
-) -> npt.NDArray[np.float32] | None:
-    """Probabilities `(output, *keep)` of one tile; None if the memory does not suffice.
-
-    NOTE: the lack of memory is a value, not an error: an error would hold on to the very
-    tensors that fill the memory.
-    """
-    config = cast(UNetConfig, network.config)
-    try:
-        raw = _read(image, index, tile)
-        shown = match_channels(normalise(raw, scale), config.in_channels)
-        return _forward(network, shown, tile, activation)
-    except (RuntimeError, MemoryError) as error:
-        if _is_out_of_memory(error):
-            return None
-        sizes = " x ".join(str(part.stop - part.start) for part in tile.read)
-        raise UNetLiveError(
-            f"The network failed on a tile of {sizes} px ({str(error).partition(chr(10))[0]}). "
-            "Choose another model, or load this one with device='cpu'."
-        ) from error
+def _check_region(region: Region, image: Image, dims: int) -> None:
+    """Raise `SettingsError` unless a region is a part of the image."""
+    spans = [*((at, at + 1) for at in region.index), *((w.start, w.stop) for w in region.window)]
+    shape = image.label_shape
+    fits = len(region.window) == dims and len(spans) == len(shape)
+    if not fits or not all(
+        None not in span and 0 <= span[0] <= span[1] <= n
+        for span, n in zip(spans, shape, strict=True)
+    ):
+        raise SettingsError(
+            f"A region must lie within the image, whose axes {image.label_axes!r} have {shape} px, "
+            f"and say start and stop along the last {dims} of them; it is {region}."
+        )
 
 
-@torch.inference_mode()
-def _forward(
-    network: nn.Module, image: npt.NDArray[np.float32], tile: Tile, activation: Activation
-) -> npt.NDArray[np.float32]:
-    """One run of the network in float32: `(c, [z,] y, x)` to `(output, *keep)`."""
-    # NOTE: inference mode must never be on while a generator waits at a yield: it would stay
-    # on in a thread whose work is stopped there, and the next training in it would fail.
-    batch = torch.from_numpy(image)[None].to(_device_of(network))  # (1, c, [z,] y, x)
-    if batch.device.type in ("cpu", "cuda"):  # where this layout is known to be faster
-        layout = torch.channels_last if batch.ndim == 4 else torch.channels_last_3d
-        batch = batch.to(memory_format=layout)
-    logits: Tensor = network(batch)[(0, slice(None), *tile.inner)]  # (output, *keep)
-    if activation == "softmax":
-        logits = logits.softmax(dim=0)
-    elif activation == "sigmoid":
-        logits = logits.sigmoid()
-    return logits.float().cpu().numpy()
+def _everything(image: Image, dims: int) -> list[Region]:
+    whole = tuple(slice(0, n) for n in image.spatial_shape(dims))
+    return [Region(index=index, window=whole) for index in np.ndindex(*image.index_shape(dims))]
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def nearest_planes(
+    regions: Sequence[Region], focus: tuple[float, ...] | None, dims: int
+) -> list[Region]:
+    """Regions sorted by the distance of their plane from the focus, then by their own."""
+    if focus is None:
+        return list(regions)
+    near = nearest_first([region.window for region in regions], focus[-dims:])
+    rank = {id(window): at for at, window in enumerate(near)}
+
+    def distance(region: Region) -> tuple[float, int]:
+        steps = zip(region.index, focus[:-dims], strict=True)
+        return sum((a - b) ** 2 for a, b in steps), rank[id(region.window)]
+
+    return sorted(regions, key=distance)
+
+
+class _OutOfMemoryError(Exception):
+    """Carries no traceback of the failed attempt: that would hold on to its tensors."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Run:
+    """The state of one prediction: the members, made smaller as the memory demands."""
+
+    members: list[Member]
+    image: Image
+    room: Room
+    focus: tuple[float, ...] | None
+    message: str = "Segmenting"
+    waited: list[float] = field(default_factory=list)
+    best_rate: float = 0.0
+
+    def parts(
+        self, region: Region
+    ) -> Generator[tuple[Region, npt.NDArray[np.floating[Any]]], None, None]:
+        """All finished parts of a region, with their probabilities `(output, *window)`."""
+        waiting = deque(self._windows(region))
+        while waiting:
+            window = waiting.popleft()
+            left: list[Window] = [window]
+            try:
+                with closing(_guarded(self._one(region.index, window))) as parts:
+                    for part, found in parts:
+                        left = [rest for piece in left for rest in without(piece, part)]
+                        yield Region(index=region.index, window=part), found
+            except _OutOfMemoryError:
+                waiting.extendleft(reversed(left))
+            else:
+                continue
+            self._make_smaller()  # NOTE: only now has the failed attempt let its memory go
+            waiting = deque(
+                piece for one in waiting for piece in cut(one, self._block(), self._stride())
+            )
+
+    def _windows(self, region: Region) -> list[Window]:
+        """What of a region is worked on at once, what the user looks at first."""
+        dims, stride = len(region.window), self._stride()
+        near = None if self.focus is None else self.focus[-dims:]
+        blocks = cut(region.window, self._block(), stride)
+        if near is None:
+            return blocks
+        blocks = nearest_first(blocks, near)
+        if n_pixels(blocks[0]) > self._n_at_once(dims):
+            first = around(near, blocks[0], (QUICK_SIZE[dims],) * dims, stride)
+            rest = nearest_first(without(blocks[0], first), near)
+            return [first, *rest, *blocks[1:]]
+        return blocks
+
+    def _n_at_once(self, dims: int) -> int:
+        """Px that are handed out together; all of the first window, which holds the focus."""
+        return (
+            PIXELS_AT_ONCE if self.focus is None else max(PIXELS_AT_ONCE, QUICK_SIZE[dims] ** dims)
+        )
+
+    def _block(self) -> tuple[int, ...]:
+        """The largest window that is worked on at once, per axis, in px."""
+        largest = (member.plan.largest for member in self.members)
+        block = tuple(min(sizes) for sizes in zip(*largest, strict=True))
+        dims = len(block)
+        if self.focus is not None:
+            block = tuple(min(n, FOCUSED_SIZE[dims]) for n in block)
+        if self._n_runs() > 1:
+            block = tuple(min(n, AVERAGED_SIZE[dims]) for n in block)
+        return block
+
+    def _n_runs(self) -> int:
+        return sum(len(member.plan.ways) for member in self.members)
+
+    def _stride(self) -> tuple[int, ...]:
+        strides = (member.plan.ways[0].stride for member in self.members)
+        return tuple(math.lcm(*steps) for steps in zip(*strides, strict=True))
+
+    def _one(self, index: tuple[int, ...], window: Window) -> Generator[Part, None, None]:
+        """The parts of one window; raises `_OutOfMemoryError`."""
+        if self._n_runs() > 1:
+            yield window, self._averaged(index, window)
+            return
+        parts = self._computed(self.members[0], index, window)
+        axis = self.members[0].plan.axis
+        with closing(parts):
+            if axis is None:
+                yield from parts
+            else:
+                chunk = self.room.chunk(axis - len(window))
+                yield from gathered(parts, axis, self._n_at_once(len(window)), chunk)
+
+    def _averaged(self, index: tuple[int, ...], window: Window) -> npt.NDArray[np.floating[Any]]:
+        """The mean over all members and all views of each."""
+        total: npt.NDArray[np.float32] | None = None
+        for member in self.members:
+            for part, found in self._computed(member, index, window, np.dtype(np.float32)):
+                if total is None:
+                    shape = [p.stop - p.start for p in window]
+                    total = np.zeros((found.shape[0], *shape), np.float32)
+                where = [
+                    slice(p.start - w.start, p.stop - w.start)
+                    for p, w in zip(part, window, strict=True)
+                ]
+                total[(slice(None), *where)] += found
+        assert total is not None
+        total /= self._n_runs()
+        return total.astype(self.room.dtype)
+
+    def _computed(
+        self, member: Member, index: tuple[int, ...], window: Window,
+        dtype: np.dtype[Any] | None = None,
+    ) -> Generator[Part, None, None]:  # fmt: skip
+        """What all views of one member find in a window, part by part."""
+        spans: Spans = tuple((part.start, part.stop) for part in window)
+        shape = self.image.spatial_shape(len(window))
+        source = member.source(self.image, index)
+        for way in member.plan.ways:
+            parts = way.compute(source, shape, spans)
+            with closing(_down(parts, dtype or self.room.dtype)) as found:
+                start = time.perf_counter()
+                for part, values in found:
+                    self._watch(member, part, time.perf_counter() - start)
+                    yield tuple(slice(*span) for span in part), values
+                    start = time.perf_counter()
+        self.waited.append(source.waited)
+
+    def _watch(self, member: Member, part: Spans, seconds: float) -> None:
+        """Take a GPU that has become very slow for one whose memory is full."""
+        # NOTE: the driver of Windows lends the computer's memory instead of failing.
+        n = n_pixels(tuple(slice(*span) for span in part))
+        rate = n / max(seconds, 1e-9)
+        if member.plan.device.type == "cuda" and seconds > 2 and rate * SLOWER < self.best_rate:
+            self.best_rate = 0.0
+            raise _OutOfMemoryError
+        self.best_rate = max(self.best_rate, rate)
+
+    def _make_smaller(self) -> None:
+        """Go on with less memory, at last on the processor, and say so.
+
+        Raises
+        ------
+        DeviceMemoryError
+            If there is no way to do with less.
+        """
+        for member in self.members:
+            release_memory(member.plan.device)
+        smaller = [member.plan.smaller() for member in self.members]
+        if all(plan is not None for plan in smaller):
+            self.members = [
+                replace(member, plan=plan)
+                for member, plan in zip(self.members, smaller, strict=True)
+                if plan is not None
+            ]
+            self.message = "Segmenting in smaller pieces, as the memory had run out"
+        elif all(member.plan.device.type == "cpu" for member in self.members):
+            raise DeviceMemoryError(
+                "The memory of this computer does not suffice even for the smallest pieces. "
+                "Close other programs that use it."
+            )
+        else:
+            self.members = [_on_processor(member) for member in self.members]
+            self.message = "Segmenting on the processor, as the memory of the GPU had run out"
+
+
+def _on_processor(member: Member) -> Member:
+    network = copy.deepcopy(member.request.network).to("cpu")
+    request = replace(member.request, network=network, piece=None)
+    return replace(member, request=request, plan=make_plan(request))
+
+
+def _guarded(parts: Generator[Part, None, None]) -> Generator[Part, None, None]:
+    """Say in a sentence what goes wrong, or that the memory does not suffice."""
+    while True:
+        try:
+            part = next(parts)
+        except StopIteration:
+            return
+        except (UNetLiveError, _OutOfMemoryError):
+            raise
+        except Exception as error:  # NOTE: networks are code of others, with errors of all kinds
+            if not is_out_of_memory(error):
+                line = str(error).partition("\n")[0]
+                raise UNetLiveError(
+                    f"The network failed on a part of the image ({line}). Choose another model, "
+                    "or load this one with device='cpu'."
+                ) from error
+        else:
+            yield part
+            continue
+        raise _OutOfMemoryError
+
+
+def is_out_of_memory(error: Exception) -> bool:
     """Whether this is how numpy, torch's devices or the processor's allocator say so."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
@@ -278,47 +477,25 @@ def _is_out_of_memory(error: Exception) -> bool:
     return any(phrase in text for phrase in OUT_OF_MEMORY)
 
 
-def _smaller(tile_size: int, device: torch.device) -> int:
-    """Half the tile size; frees what the failed attempt held.
-
-    Raises
-    ------
-    DeviceMemoryError
-        If the tiles are as small as is sensible already.
-    """
-    release_memory(device)
-    if tile_size > SMALLEST_TILE:
-        return max(SMALLEST_TILE, tile_size // 2)
-    kind = "this computer" if device.type == "cpu" else f"the GPU ({device})"
-    advice = "" if device.type == "cpu" else ", or load the model with device='cpu'"
-    raise DeviceMemoryError(
-        f"The memory of {kind} does not suffice even for a tile of {tile_size} px. "
-        f"Close other programs that use it{advice}."
-    )
-
-
-def _recut(
-    waiting: Sequence[Tile], shape: tuple[int, ...], size: int, config: UNetConfig
-) -> list[Tile]:
-    """The same parts of the result in smaller tiles."""
-    return [
-        smaller
-        for tile in waiting
-        for smaller in tiles(shape, size, config.halo, config.stride, within=tile.keep)
-    ]
-
-
-def _write(
-    out: npt.NDArray[np.floating[Any]],
-    index: tuple[int, ...],
-    tile: Tile,
-    found: npt.NDArray[np.float32],
-) -> None:
-    where: tuple[Any, ...] = (slice(None), *index, *tile.keep)
-    room = (out.shape[0], *(part.stop - part.start for part in tile.keep))
-    if found.shape != room:
-        raise ImageError(
-            f"The network gives {found.shape} (output, ...) for a tile, but there is room for "
-            f"{room}. The model must have as many outputs as its description says."
-        )
-    out[where] = found
+def _down(
+    parts: Iterator[tuple[Spans, Tensor]], dtype: np.dtype[Any]
+) -> Generator[tuple[Spans, npt.NDArray[np.floating[Any]]], None, None]:
+    """Bring results to the processor; from a GPU while the next one is computed."""
+    wanted = torch.float16 if dtype == np.float16 else torch.float32
+    pending: tuple[Spans, Tensor, Any] | None = None
+    for part, found in parts:
+        found = found[0].to(wanted)
+        if found.device.type != "cuda":
+            yield part, found.numpy()
+            continue
+        host = torch.empty(found.shape, dtype=wanted, pin_memory=True)
+        host.copy_(found, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record()
+        if pending is not None:
+            pending[2].synchronize()
+            yield pending[0], pending[1].numpy()
+        pending = (part, host, arrived)
+    if pending is not None:
+        pending[2].synchronize()
+        yield pending[0], pending[1].numpy()

@@ -1,39 +1,34 @@
-"""Which window of an image to read, and which part of the result to keep. Integers only.
+"""Into which windows an image is cut, and in which order. Integers only, no torch.
 
-A network works in blocks of `stride` px, and its output depends on no more than `halo` px around
-the block that a pixel is in. So tiles that begin and end on multiples of `stride`, and read
-`halo` more than they keep, give exactly the result of the whole image. At the true borders a
-tile ends where the image ends, and the network pads there as it would pad the whole image.
+The windows fill what is wanted without gap or overlap, and begin and end on multiples of what the
+network works in, so that as little as possible is computed twice around them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Tile", "mirrored", "nearest_first", "padded_size", "tiles"]
+__all__ = [
+    "Window",
+    "around",
+    "cut",
+    "mirrored",
+    "n_pixels",
+    "nearest_first",
+    "padded_size",
+    "without",
+]
 
 Window = tuple[slice, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tile:
-    """One piece of work; every window is `([z,] y, x)` in px.
-
-    Attributes
-    ----------
-    read : what the network sees, in the image padded at its far ends to multiples of `stride`.
-    keep : the part of the result that this tile fills, inside the image.
-    inner : where `keep` lies inside `read`.
-    """
-
-    read: Window
-    keep: Window
-    inner: Window
+def n_pixels(window: Window) -> int:
+    """Number of px in a window."""
+    return int(np.prod([part.stop - part.start for part in window], dtype=np.int64))
 
 
 def padded_size(size: int, stride: int) -> int:
@@ -41,70 +36,77 @@ def padded_size(size: int, stride: int) -> int:
     return -(-size // stride) * stride
 
 
-def tiles(
-    shape: tuple[int, ...], tile_size: int, halo: int, stride: int, within: Window | None = None
-) -> list[Tile]:
-    """Cut an image into tiles whose `keep` windows fill it without gap or overlap.
+def cut(window: Window, block: Sequence[int], stride: Sequence[int]) -> list[Window]:
+    """Cut a window into blocks of one grid.
 
     Parameters
     ----------
-    shape : `([z,] y, x)` of the image in px.
-    tile_size : edge of what a tile keeps, in px, rounded up to a multiple of `stride`.
-    halo : how far around a block of `stride` px the input can matter to it, in px, rounded up
-        likewise.
-    stride : sizes that fit the network are multiples of this, in px.
-    within : fill only this window of the image; it starts on multiples of `stride`.
+    window : what to fill, `([z,] y, x)` in px.
+    block : size of a block per axis in px, rounded up to multiples of `stride`.
+    stride : per axis, in px; blocks begin on multiples of it.
     """
-    within = tuple(slice(0, size) for size in shape) if within is None else within
-    step, margin = padded_size(tile_size, stride), padded_size(halo, stride)
-    by_axis = [
-        _pieces(size, part, step, margin, stride) for size, part in zip(shape, within, strict=True)
+    by_axis = []
+    for part, size, step in zip(window, block, stride, strict=True):
+        size = padded_size(size, step)
+        first = part.start // size * size if part.stop - part.start > size else part.start
+        edges = [part.start, *range(first + size, part.stop, size), part.stop]
+        by_axis.append([slice(a, b) for a, b in pairwise(edges) if a < b])
+    return list(product(*by_axis))
+
+
+def without(window: Window, hole: Window) -> list[Window]:
+    """What is left of a window when another one is taken out; pieces do not overlap."""
+    left = []
+    inner = [
+        slice(max(w.start, h.start), min(w.stop, h.stop)) for w, h in zip(window, hole, strict=True)
     ]
-    cut = []
-    for pieces in product(*by_axis):
-        read, keep = zip(*pieces, strict=True)
-        inner = tuple(
-            slice(k.start - r.start, k.stop - r.start) for r, k in zip(read, keep, strict=True)
-        )
-        cut.append(Tile(read=read, keep=keep, inner=inner))
-    return cut
+    if any(part.start >= part.stop for part in inner):
+        return [window]
+    rest = list(window)
+    for axis, part in enumerate(inner):
+        for side in (slice(rest[axis].start, part.start), slice(part.stop, rest[axis].stop)):
+            if side.start < side.stop:
+                left.append((*rest[:axis], side, *rest[axis + 1 :]))
+        rest[axis] = part
+    return left
 
 
-def _pieces(
-    size: int, within: slice, step: int, margin: int, stride: int
-) -> list[tuple[slice, slice]]:
-    """`(read, keep)` along one axis of `size` px."""
-    pieces = []
-    for start in range(within.start, within.stop, step):
-        stop = min(start + step, within.stop)
-        read_stop = min(padded_size(stop, stride) + margin, padded_size(size, stride))
-        pieces.append((slice(max(0, start - margin), read_stop), slice(start, stop)))
-    return pieces
+def around(
+    focus: Sequence[float], window: Window, size: Sequence[int], stride: Sequence[int]
+) -> Window:
+    """A window of about `size` px around `focus`, inside `window`, on multiples of `stride`."""
+    found = []
+    for at, part, n, step in zip(focus, window, size, stride, strict=True):
+        start = min(max(int(at) - n // 2, part.start), max(part.start, part.stop - n))
+        stop = min(part.stop, padded_size(start + n, step))
+        start = max(part.start, start // step * step)
+        found.append(slice(start, stop))
+    return tuple(found)
 
 
 def mirrored(read: slice, size: int) -> npt.NDArray[np.intp]:
     """Which pixel of an axis of `size` px stands at each place of `read`.
 
-    Past the far end the image is mirrored at its last pixel, as often as needed.
+    Beyond its ends the image is mirrored at its last pixel, as often as needed.
     """
     period = max(1, 2 * (size - 1))
     places: npt.NDArray[np.intp] = np.arange(read.start, read.stop, dtype=np.intp) % period
     return np.where(places < size, places, period - places)
 
 
-def nearest_first(tiles: Iterable[Tile], focus: Sequence[float] | None) -> list[Tile]:
-    """Sort tiles by the distance of what they keep from `focus`, `([z,] y, x)` in px.
+def nearest_first(windows: Iterable[Window], focus: Sequence[float] | None) -> list[Window]:
+    """Sort windows by their distance from `focus`, `([z,] y, x)` in px.
 
-    The tile that holds the focus is the first. None leaves the order as it is.
+    The window that holds the focus is the first. None leaves the order as it is.
     """
     if focus is None:
-        return list(tiles)
+        return list(windows)
 
-    def distance(tile: Tile) -> tuple[float, float]:
+    def distance(window: Window) -> tuple[float, float]:
         to_edge = to_middle = 0.0
-        for at, part in zip(focus, tile.keep, strict=True):
+        for at, part in zip(focus, window, strict=True):
             to_edge += max(part.start - at, 0, at - (part.stop - 1)) ** 2
             to_middle += (at - (part.start + part.stop - 1) / 2) ** 2
         return to_edge, to_middle
 
-    return sorted(tiles, key=distance)
+    return sorted(windows, key=distance)
