@@ -25,14 +25,19 @@ nu.save_model(tuned, "mine.safetensors")
 SIGNATURES = {
     "load_model": "(source, device='auto')",
     "save_model": "(model, path, half=False)",
-    "segment": "(image, model, settings=None, axes=None)",
+    "segment": "(image, model, settings=None, axes=None, *, pixel_size=None, store=None)",
+    "plan_for": "(image, models, settings=None)",
+    "store_for": "(folder, image, models, settings, *, keep_outputs=True)",
+    "run_batch": "(sources, model, out, settings=None, options=None, report=None)",
     "fine_tune": "(model, images, settings=None, axes=None, report=None)",
-    "make_image": "(array, axes=None, name='image')",
+    "make_image": "(array, axes=None, name='image', pixel_size=None)",
 }
 
 SETTINGS = {
     "SegmentSettings": {
         "what": "objects", "tile_size": None, "threshold": None, "min_size": None, "split": None,
+        "smoothing": None, "fill_holes": None, "link": None, "precision": "auto",
+        "augmentation": "none",
     },
     "FineTuneSettings": {
         "steps": 200, "learning_rate": 1e-3, "patch_size": 128, "batch_size": 4, "memory": 0.5,
@@ -68,7 +73,7 @@ def test_the_documented_example_runs(container, tiny_file, tmp_path, monkeypatch
     result, model, tuned = names["result"], names["model"], names["tuned"]
     assert isinstance(result, napari_unet.Result)
     assert isinstance(model, napari_unet.Model)
-    assert (result.labels.dtype, result.classes.dtype) == (np.int32, np.uint8)
+    assert (result.labels.dtype, result.classes.dtype) == (np.uint8, np.uint8)
     assert result.labels.shape == result.classes.shape == image.shape
     assert result.probabilities.shape == (2, *image.shape)
     assert np.issubdtype(result.probabilities.dtype, np.floating)

@@ -10,16 +10,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from napari_unet.core.batch import BatchSettings, run_batch
     from napari_unet.core.errors import UNetLiveError
     from napari_unet.core.finetuning import fine_tune
     from napari_unet.core.image import make_image
     from napari_unet.core.model import Model, load_model, save_model
-    from napari_unet.core.segmentation import Result, segment
+    from napari_unet.core.segmentation import Result, plan_for, segment
     from napari_unet.core.settings import FineTuneSettings, SegmentSettings
+    from napari_unet.core.store import store_for
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BatchSettings",
     "FineTuneSettings",
     "Model",
     "Result",
@@ -28,11 +31,15 @@ __all__ = [
     "fine_tune",
     "load_model",
     "make_image",
+    "plan_for",
+    "run_batch",
     "save_model",
     "segment",
+    "store_for",
 ]
 
 _HOMES = {
+    "BatchSettings": "batch",
     "FineTuneSettings": "settings",
     "Model": "model",
     "Result": "segmentation",
@@ -41,8 +48,11 @@ _HOMES = {
     "fine_tune": "finetuning",
     "load_model": "model",
     "make_image": "image",
+    "plan_for": "segmentation",
+    "run_batch": "batch",
     "save_model": "model",
     "segment": "segmentation",
+    "store_for": "store",
 }
 
 

@@ -12,10 +12,16 @@ from skimage.io import imread, imsave
 from napari_unet.core.errors import ImageError
 from napari_unet.core.files import (
     ImageFile,
+    can_be_image,
+    check_ending,
+    discard,
+    fields_of,
+    look_at,
     open_image,
     output_path,
     read_image,
     read_labels,
+    stem_of,
     write_labels,
     write_probabilities,
 )
@@ -72,8 +78,20 @@ def test_tiff_files_say_their_axes_and_pixel_sizes(tmp_path, shape, options, axe
     tifffile.imwrite(tmp_path / "cells.tif", pixels, **options)
     opened = open_image(tmp_path / "cells.tif")
     assert (opened.image.axes, opened.image.name) == (axes, "cells.tif")
-    assert opened.pixel_sizes == pytest.approx(sizes)
+    assert opened.pixel_sizes == opened.image.pixel_size == pytest.approx(sizes)
     np.testing.assert_array_equal(opened.image.array, pixels)
+    check_looked_at(tmp_path / "cells.tif", opened)
+
+
+def check_looked_at(path, opened, **options):
+    """The head of a file says what the whole file says, and its pixels were not read."""
+    seen = look_at(path, **options)
+    assert seen.image.axes == opened.image.axes
+    assert seen.image.label_shape == opened.image.label_shape
+    assert seen.image.array.dtype == opened.image.array.dtype
+    assert seen.pixel_sizes == opened.pixel_sizes
+    with pytest.raises(ImageError, match="only looked at"):
+        seen.image.array[...]
 
 
 def test_given_axes_overrule_those_of_the_file(tmp_path):
@@ -214,6 +232,120 @@ def test_an_ome_zarr_converted_by_bioformats2raw_opens_at_its_first_image(tmp_pa
     group.attrs["bioformats2raw.layout"] = 3
     ome_zarr(tmp_path / "a.zarr" / "0", "0.4")
     assert read_image(tmp_path / "a.zarr").axes == "tczyx"
+
+
+# Looking at files
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_the_head_of_a_gray_png_tells_all(tmp_path, dtype):
+    path = tmp_path / "a.png"
+    imsave(path, PIXELS[0, 0].astype(dtype), check_contrast=False)
+    check_looked_at(path, open_image(path))
+
+
+def test_pictures_in_colour_are_read_to_be_looked_at(tmp_path):
+    """Only their pixels say whether they are gray."""
+    gray = np.stack([PIXELS[0, 0].astype(np.uint8)] * 3, axis=-1)
+    for name, pixels, axes in (("a", gray, "yx"), ("b", gray * (1, 2, 3), "yxc")):
+        for ending in (".png", ".jpg"):
+            path = tmp_path / f"{name}{ending}"
+            imsave(path, pixels.astype(np.uint8), check_contrast=False)
+            assert look_at(path).image.axes == axes
+
+
+@pytest.mark.parametrize("name", ["a.png", "gray.tif", "packed.tif"])
+def test_a_file_that_breaks_off_is_found_without_its_pixels(tmp_path, name):
+    path = tmp_path / name
+    if name == "a.png":
+        imsave(path, PIXELS[0, 0], check_contrast=False)
+    else:
+        packed = {"compression": "zlib"} if name == "packed.tif" else {}
+        tifffile.imwrite(path, PIXELS, photometric="minisblack", **packed)
+    assert look_at(path).image.label_shape[-2:] == (30, 40)
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(ImageError, match="cannot be read"):
+        look_at(path)
+
+
+def test_given_axes_count_when_a_file_is_looked_at(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", PIXELS[0], photometric="minisblack")
+    check_looked_at(tmp_path / "a.tif", open_image(tmp_path / "a.tif", "cyx"), axes="cyx")
+    with pytest.raises(ImageError, match="There is no file"):
+        look_at(tmp_path / "missing.tif")
+
+
+# Plates
+
+
+def plate(path, version, wells, missing=()):
+    """A plate with the given wells ("A/1") to their fields, as another program writes it."""
+    kind = 3 if version == "0.5" else 2
+
+    def say(group, about):
+        about = {"version": version, **about}
+        group.attrs.update({"ome": about} if kind == 3 else about)
+
+    group = zarr.open_group(path, mode="w", zarr_format=kind)
+    say(group, {"plate": {"name": "p", "wells": [{"path": well} for well in wells]}})
+    for well, fields in wells.items():
+        if well in missing:
+            continue
+        images = [{"path": name} for name in fields]
+        say(zarr.open_group(path / well, mode="w", zarr_format=kind), {"well": {"images": images}})
+        for name in fields:
+            ome_zarr(path / well / name, version)
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_a_plate_falls_apart_into_its_fields(tmp_path, version):
+    path = tmp_path / "p.zarr"
+    plate(path, version, {"A/1": ["0", "1"], "B/12": ["FOV_0"]})
+    fields = fields_of(path)
+    assert [(one.name, one.row, one.column, one.field) for one in fields] == [
+        ("A1_0", "A", "1", "0"), ("A1_1", "A", "1", "1"), ("B12_FOV_0", "B", "12", "FOV_0"),
+    ]  # fmt: skip
+    assert [one.path for one in fields] == [path / "A/1/0", path / "A/1/1", path / "B/12/FOV_0"]
+    assert all(read_image(one.path).axes == "tczyx" and not one.problem for one in fields)
+    assert [one.name for one in fields_of(path / "A" / "1")] == ["A1_0", "A1_1"]
+    assert fields_of(path / "A" / "1" / "0") == []
+
+
+def test_a_well_that_is_not_there_does_not_cost_the_others(tmp_path):
+    path = tmp_path / "p.zarr"
+    plate(path, "0.4", {"A/1": ["0"], "A/2": ["0"], "A/3": [], "1/4": ["0"]}, missing=["A/2"])
+    first, second, third, fourth = fields_of(path)
+    assert (first.name, first.problem, fourth.name) == ("A1_0", "", "1-4_0")
+    assert "is listed on the plate, but is not there" in second.problem
+    assert "lists no fields" in third.problem
+    (path / "A" / "1" / ".zattrs").write_text("{")
+    assert "cannot be read" in fields_of(path)[0].problem
+
+
+def test_a_plate_without_wells_is_an_error(tmp_path):
+    plate(tmp_path / "p.zarr", "0.5", {})
+    with pytest.raises(ImageError, match="lists no wells"):
+        fields_of(tmp_path / "p.zarr")
+
+
+def test_several_images_of_one_file_converted_by_bioformats2raw(tmp_path):
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    group.attrs["bioformats2raw.layout"] = 3
+    ome_zarr(tmp_path / "a.zarr" / "0", "0.4")
+    assert fields_of(tmp_path / "a.zarr") == []
+    ome_zarr(tmp_path / "a.zarr" / "1", "0.4")
+    assert [(one.name, one.row) for one in fields_of(tmp_path / "a.zarr")] == [("0", ""), ("1", "")]
+    listed = zarr.open_group(tmp_path / "a.zarr" / "OME", mode="w", zarr_format=2)
+    listed.attrs["series"] = ["1", "0"]
+    assert [one.name for one in fields_of(tmp_path / "a.zarr")] == ["1", "0"]
+
+
+def test_what_can_be_an_image(tmp_path):
+    plate(tmp_path / "plate", "0.5", {})
+    (tmp_path / "folder").mkdir()
+    for name, expected in (("a.TIF", True), ("a.png", True), ("a.txt", False), ("a.czi", False)):
+        assert can_be_image(tmp_path / name) is expected
+    assert can_be_image(tmp_path / "plate") and not can_be_image(tmp_path / "folder")
 
 
 def test_a_plain_zarr_array_has_guessed_axes(tmp_path):
@@ -424,3 +556,49 @@ def test_without_the_library_for_ome_zarr_a_sentence_says_what_to_install(tmp_pa
 )
 def test_results_are_named_after_the_image(tmp_path, name):
     assert output_path(tmp_path, f"a/{name}", "_labels.tif") == tmp_path / "cells.1_labels.tif"
+    assert stem_of(f"a/{name}") == "cells.1"
+
+
+def test_whether_a_format_can_be_written_is_known_beforehand(monkeypatch):
+    for ending in (".tif", ".png"):
+        check_ending(ending)
+    with pytest.raises(ImageError, match="results are"):
+        check_ending(".npy")
+    monkeypatch.setitem(sys.modules, "ome_zarr.format", None)
+    with pytest.raises(ImageError, match="pip install"):
+        check_ending(".ome.zarr")
+
+
+def test_results_are_discarded_and_nothing_else(tmp_path):
+    (tmp_path / "a.tif").touch()
+    plate(tmp_path / "b.zarr", "0.5", {})
+    (tmp_path / "folder").mkdir()
+    for name in ("a.tif", "b.zarr", "missing.tif"):
+        discard(tmp_path / name)
+    with pytest.raises(ImageError, match="something else"):
+        discard(tmp_path / "folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("ending", [".tif", ".ome.zarr", ".png"])
+def test_labels_that_are_not_in_memory_are_written_piece_by_piece(tmp_path, monkeypatch, ending):
+    if ending == ".ome.zarr":
+        pytest.importorskip("ome_zarr")
+    monkeypatch.setattr(tiff_module, "TILE_SIZE", 16)
+    labels = labels_of(*((30, 40) if ending == ".png" else (2, 30, 40)), highest=300)
+    lazy = zarr.create_array({}, data=labels.astype(np.uint32), chunks=labels[:1].shape)
+    seen = []
+
+    class Watched:
+        shape, dtype, ndim = lazy.shape, lazy.dtype, lazy.ndim
+
+        def __getitem__(self, selection):
+            seen.append(np.asarray(lazy[selection]))
+            return seen[-1]
+
+    write_labels(tmp_path / f"a{ending}", Watched(), "yx" if ending == ".png" else "zyx")
+    written = read_labels(tmp_path / f"a{ending}")
+    assert written.dtype == np.uint16
+    np.testing.assert_array_equal(written, labels)
+    if ending != ".png":
+        assert max(part.size for part in seen) <= labels[0].size

@@ -8,7 +8,14 @@ import scipy.ndimage as ndi
 from skimage.morphology import reconstruction
 
 from napari_unet.core.errors import SettingsError
-from napari_unet.core.instances import ObjectSettings, class_probabilities, classes_of, objects_of
+from napari_unet.core.instances import (
+    ObjectSettings,
+    class_probabilities,
+    classes_of,
+    evidence_of,
+    objects_of,
+    reach_of,
+)
 from napari_unet.core.metrics import object_scores
 from napari_unet.core.simulation import SimulationSettings, simulate
 
@@ -276,7 +283,18 @@ def test_it_keeps_up_with_a_slider(inside):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("threshold", 0.0), ("threshold", 1.0), ("min_size", -1), ("split", -0.1), ("split", 1.1)],
+    [
+        ("threshold", 0.0),
+        ("threshold", 1.0),
+        ("min_size", -1),
+        ("split", -0.1),
+        ("split", 1.1),
+        ("smoothing", -0.1),
+        ("smoothing", float("inf")),
+        ("smoothing", float("nan")),
+        ("fill_holes", 1),
+        ("link", None),
+    ],
 )
 def test_wrong_settings_are_named(name, value):
     with pytest.raises(SettingsError, match=name):
@@ -301,3 +319,71 @@ def test_a_hole_inside_one_object_is_filled_but_a_gap_between_two_is_not():
     found = objects_of(outputs, (0, 1, 2), ObjectSettings(min_size=0, split=0))
     assert found.max() == 2
     assert not found[4:7, 8:12].any()
+
+
+def test_holes_are_left_open_if_asked():
+    mask = disc((40, 40), (20, 20), 12) & ~disc((40, 40), (20, 20), 4)
+    filled = objects_of(plain(mask), PLAIN, exactly(split=0))
+    left = objects_of(plain(mask), PLAIN, exactly(split=0, fill_holes=False))
+    np.testing.assert_array_equal(filled, disc((40, 40), (20, 20), 12))
+    np.testing.assert_array_equal(left, mask)
+
+
+def test_a_hole_with_a_dropped_object_is_filled_and_one_with_a_kept_object_is_not():
+    around, speck = disc((40, 40), (20, 20), 12), disc((40, 40), (20, 20), 2)
+    mask = around & ~disc((40, 40), (20, 20), 5) | speck
+    dropped = objects_of(plain(mask), PLAIN, ObjectSettings(split=0, min_size=25))
+    np.testing.assert_array_equal(dropped, around)
+    kept = objects_of(plain(mask), PLAIN, exactly(split=0))
+    np.testing.assert_array_equal(kept > 0, mask)
+    assert kept[20, 20] == 1  # it ends before the ring does
+    assert kept[20, 9] == 2
+
+
+def test_smoothing_is_a_gaussian_on_the_probabilities():
+    outputs = np.random.default_rng(3).dirichlet(np.ones(3), (40, 50)).transpose(2, 0, 1)
+    for output_class, inside in ((BORDERS, 1), ((0, 1, 2), None)):
+        smooth = np.stack([ndi.gaussian_filter(o.astype(np.float32), 1.7) for o in outputs])
+        np.testing.assert_array_equal(
+            objects_of(outputs, output_class, exactly(smoothing=1.7), inside),
+            objects_of(smooth, output_class, exactly(), inside),
+        )
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 1.3, 2.0])
+@pytest.mark.parametrize("inside", [None, 1])
+def test_outputs_further_away_than_the_reach_have_no_say(smoothing, inside):
+    settings = ObjectSettings(smoothing=smoothing)
+    outputs = np.random.default_rng(4).dirichlet(np.ones(3), (60, 20)).transpose(2, 0, 1)
+    whole = evidence_of(outputs, BORDERS, settings, inside)
+    reach = reach_of(settings, inside)
+    assert reach == int(4 * smoothing + 0.5) + (0 if inside is None else 2)
+    part = evidence_of(
+        outputs[:, 30 - reach : 35 + reach], BORDERS, settings, inside, slice(reach, reach + 5)
+    )
+    np.testing.assert_array_equal(part.classes, whole.classes[30:35])
+    assert (part.rises is None) == (inside is None)
+    if inside is not None:
+        np.testing.assert_array_equal(part.rises, whole.rises[30:35])
+
+
+def test_a_border_that_counts_as_background_still_tells_objects_apart():
+    labels = np.zeros((40, 60), np.int32)
+    labels[10:30, 5:30], labels[10:30, 30:55] = 1, 2
+    outputs = with_borders(labels)
+    objects = objects_of(outputs, (0, 1, 0), exactly(), inside=1)
+    np.testing.assert_array_equal(objects > 0, outputs[1] > 0.5)
+    assert objects.max() == 2
+
+
+@pytest.mark.parametrize("inside", [None, 1])
+def test_objects_are_numbered_by_the_ends_of_their_parts_and_then_their_own(inside):
+    labels = simulate(SimulationSettings(size=200, n_nuclei=40, touching=0.8)).labels
+    objects = objects_of(with_borders(labels), BORDERS, exactly(fill_holes=False), inside)
+    parts, _ = ndi.label(objects > 0)
+    ends = {}
+    for index in range(1, int(objects.max()) + 1):
+        part = parts[objects == index][0]
+        ends[index] = tuple(np.flatnonzero(each)[-1] for each in (parts == part, objects == index))
+    assert len({part for part, _ in ends.values()}) < len(ends)
+    assert sorted(ends, key=ends.get) == list(ends)

@@ -75,7 +75,9 @@ def test_outliers_are_cut_and_not_a_number_is_0() -> None:
     assert shown.ravel().tolist() == [0.0, CLIP[1], CLIP[0], CLIP[1], CLIP[0], 0.25]
 
 
-@pytest.mark.parametrize("dtype", ["bool", "u1", "i1", ">i2", "u4", "i8", "f2", ">f4", "f8"])
+@pytest.mark.parametrize(
+    "dtype", ["bool", "u1", "i1", ">i2", "u4", "i8", "u8", "f2", ">f4", "f8", "g"]
+)
 def test_every_number_type_is_taken_and_left_alone(dtype: str) -> None:
     raw = (np.arange(24).reshape(2, 3, 4) % 2).astype(dtype)
     before = raw.copy()
@@ -85,6 +87,79 @@ def test_every_number_type_is_taken_and_left_alone(dtype: str) -> None:
         shown = normalise(raw, scale_of(summary, normalization))
         np.testing.assert_allclose(shown, before.astype(float), atol=1e-6)
     np.testing.assert_array_equal(raw, before)
+
+
+FAR = {
+    "u4": (4_000_000_000, 1),
+    "i4": (-2_000_000_000, 2),
+    "u8": (2**63, 2**50),
+    "i8": (-(2**62), 2**40),
+    "f4": (1e6, 0.5),
+    "f8": (1e9, 1e-3),
+    "tiny f8": (0, 1e-310),
+    "tiny f4": (0, 1e-40),
+    "huge f8": (0, 8e305),
+    "huge f4": (0, 3e36),
+    "huge g": (1e300, 1e298),
+}
+
+
+@pytest.mark.parametrize("kind", ["percentile", "zscore", "minmax"])
+@pytest.mark.parametrize(("name", "place"), FAR.items(), ids=FAR)
+def test_values_far_off_are_seen_as_near_ones_are(
+    kind: Any, name: str, place: tuple[float, float]
+) -> None:
+    offset, step = place
+    shades = np.random.default_rng(0).integers(-100, 100, (2, 30, 40))
+    dtype = np.dtype(name.split()[-1])
+    # Whole numbers stay whole: 2**63 plus an int64 would be a float64 of numpy's.
+    as_number = dtype.type if dtype.kind == "f" else int
+    raw = np.array([as_number(offset) + as_number(step) * as_number(n) for n in shades.ravel()])
+    raw = raw.astype(dtype).reshape(shades.shape)
+    normalization = Normalization(kind=kind)
+    near, far = (scale_of(values, normalization) for values in (shades, raw))
+    assert np.isfinite([*far.offset, *far.scale]).all()
+    shown = normalise(raw, far)
+    assert shown.dtype == np.float32
+    np.testing.assert_allclose(shown, normalise(shades, near), atol=0.01)
+    kept = scale_of(summary_of(raw.reshape(2, -1)), normalization)
+    assert np.isfinite([*kept.offset, *kept.scale]).all()
+    np.testing.assert_array_equal(normalise(raw[:, 3:9, 5:7], far), shown[:, 3:9, 5:7])
+
+
+@pytest.mark.parametrize("kind", ["percentile", "zscore", "minmax", "range", "none"])
+@pytest.mark.parametrize("dtype", ["i1", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8", "g"])
+def test_the_ends_of_a_type_make_sense(dtype: str, kind: Any) -> None:
+    about: Any = np.finfo(dtype) if np.dtype(dtype).kind == "f" else np.iinfo(dtype)
+    raw = np.array([[about.min, about.max, 0, 1, about.min, about.max]], dtype)
+    for values in (raw, raw[:, 2:3], raw[:, :1], raw[:, 1:2]):
+        scale = scale_of(summary_of(values), Normalization(kind=kind))
+        assert np.isfinite([*scale.offset, *scale.scale]).all() and scale.scale[0] > 0
+        shown = normalise(values, scale)
+        assert np.isfinite(shown).all()
+    shown = normalise(raw, scale_of(raw, Normalization(kind=kind)))[0]
+    assert shown[0] == shown[4] <= shown[2] <= shown[3] <= shown[1] == shown[5]
+    assert kind == "none" or shown[0] < shown[1]
+
+
+def test_a_span_beyond_float32_is_0_to_1() -> None:
+    for dtype, end in (("f4", 3.4e38), ("f8", 1.7e308)):
+        raw = np.linspace(-end / 2, end / 2, 101, dtype=dtype)[None] * 2
+        scale = scale_of(raw, Normalization(kind="minmax"))
+        np.testing.assert_allclose(scale.offset, -end, rtol=1e-6)
+        if dtype == "f4":
+            np.testing.assert_allclose(scale.scale, 2 * end, rtol=1e-6)
+            np.testing.assert_allclose(normalise(raw, scale)[0], np.linspace(0, 1, 101), atol=1e-6)
+
+
+def test_what_does_not_count_may_be_anywhere() -> None:
+    raw = np.random.default_rng(0).random((2, 20, 20)).astype(np.float32)
+    raw[1] = np.nan
+    raw[0, 3] = np.inf
+    scale = scale_of(summary_of(raw.reshape(2, -1)), Normalization())
+    assert scale.offset[1] == 0 and scale.scale[1] == 1
+    shown = normalise(raw, scale)
+    assert (shown[1] == 0).all() and (shown[0, 3] == CLIP[1]).all()
 
 
 def test_one_channel_is_shown_to_several() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,10 +35,19 @@ class Image:
     ----------
     array : numpy, dask or zarr array, or anything else with `shape`, `dtype` and slicing;
         of whole or real numbers, or bool.
-    axes : a lower-case letter for each dimension. "y" and "x" are needed and come last, but
-        for "c", the channels, which may be anywhere; "z" comes before them; every other
-        letter ("t", ...) is stepped through.
+    axes : a lower-case letter for each dimension, in any order. "y" and "x" are needed; "z" is
+        the third direction of space, "c" the channels; every other letter ("t", ...) is
+        stepped through.
     name : what messages call the image.
+    pixel_size : letter of an axis of space ("z", "y", "x") to the size of a px along it, in µm;
+        a letter that is missing is one whose size is unknown.
+
+    Notes
+    -----
+    The array is kept as it is. Everything made from it (labels, windows, positions) has the
+    *label axes*: all but the channels, those of space last and in the order z, y, x. Where the
+    array has another order, windows are turned round after they are read, which copies nothing
+    but the window; `to_layer_order` turns labels round for display, which copies nothing.
 
     Raises
     ------
@@ -48,10 +58,12 @@ class Image:
     array: Any
     axes: str
     name: str = "image"
+    pixel_size: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_array(self.array, self.name)
         _check_axes(self.axes, tuple(self.array.shape), self.name)
+        object.__setattr__(self, "pixel_size", _known_sizes(self.pixel_size, self.axes))
 
     @property
     def n_channels(self) -> int:
@@ -60,15 +72,38 @@ class Image:
 
     @property
     def label_axes(self) -> str:
-        """The axes that a labels layer of this image has: all but the channels."""
-        return self.axes.replace("c", "")
+        """The axes of what is made from this image: no channels, those of space last (z, y, x)."""
+        stepped = "".join(axis for axis in self.axes if axis not in "czyx")
+        return stepped + "".join(axis for axis in "zyx" if axis in self.axes)
 
     @property
     def label_shape(self) -> tuple[int, ...]:
         """Size along each of the label axes, in px."""
-        return tuple(
-            int(n) for n, axis in zip(self.array.shape, self.axes, strict=True) if axis != "c"
-        )
+        sizes = dict(zip(self.axes, self.array.shape, strict=True))
+        return tuple(int(sizes[axis]) for axis in self.label_axes)
+
+    @property
+    def label_order(self) -> tuple[int, ...]:
+        """For each axis of the array but the channels, in their order: which label axis it is.
+
+        `labels.transpose(image.label_order)` lies on the array as it is; `(0, 1, ...)` for
+        nearly all images. The image "xyzc" has the label axes "zyx" and the order (2, 1, 0).
+        """
+        return tuple(self.label_axes.index(axis) for axis in self.axes if axis != "c")
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether the array has the order of the label axes already, as nearly all have."""
+        return self.label_order == tuple(range(len(self.label_order)))
+
+    def to_layer_order(self, labels: Any) -> Any:
+        """A view of labels `(*label_shape)` whose axes have the order of the array."""
+        return labels if self.is_ordered else labels.transpose(self.label_order)
+
+    def to_label_order(self, painted: Any) -> Any:
+        """A view in the label axes of what has the order of the array."""
+        places = tuple(int(place) for place in np.argsort(self.label_order))
+        return painted if self.is_ordered else painted.transpose(places)
 
     def index_shape(self, dims: int) -> tuple[int, ...]:
         """Sizes of the axes that a network of `dims` dimensions steps through.
@@ -87,10 +122,10 @@ class Image:
         return self.label_shape[-dims:]
 
     def _check_dims(self, dims: int) -> None:
-        if dims == 3 and not self.label_axes.endswith("zyx"):
+        if dims == 3 and "z" not in self.axes:
             raise ImageError(
                 f"The network works on volumes, but the axes of {self.name!r} are {self.axes!r}. "
-                "Open a stack whose last axes are z, y and x, or choose a 2D model."
+                "Open a stack that has a z axis, say which axis that is, or choose a 2D model."
             )
 
     def read(self, index: tuple[int, ...], window: Window) -> npt.NDArray[Any]:
@@ -111,17 +146,19 @@ class Image:
                 f"The position {index} does not fit the axes {self.label_axes!r} of "
                 f"{self.name!r}; give one number for each axis before the last {len(window)}."
             )
-        return self._take((*(int(i) for i in index), *window))
+        return self.take((*(int(i) for i in index), *window))
 
-    def _take(self, selection: tuple[int | slice, ...]) -> npt.NDArray[Any]:
-        """Raw `(c, ...)` at a selection along the label axes; an integer drops its axis."""
+    def take(self, selection: tuple[int | slice, ...]) -> npt.NDArray[Any]:
+        """Raw `(c, ...)` at a selection along the label axes; an integer drops its axis.
+
+        The image's own type in native byte order, C-contiguous, a copy.
+        """
         by_axis = dict(zip(self.label_axes, selection, strict=True))
-        whole = tuple(by_axis.get(axis, slice(None)) for axis in self.axes)
-        part = np.asarray(self.array[whole])
-        if "c" in self.axes:
-            n_before = sum(isinstance(s, slice) for s in whole[: self.axes.index("c")])
-            part = np.moveaxis(part, n_before, 0)  # (c, ...)
-        else:
+        part = np.asarray(self.array[tuple(by_axis.get(axis, slice(None)) for axis in self.axes)])
+        kept = [axis for axis in self.axes if isinstance(by_axis.get(axis, slice(None)), slice)]
+        order = [kept.index(axis) for axis in "c" + self.label_axes if axis in kept]
+        part = part.transpose(order)  # (c, ...), or (...) without channels
+        if "c" not in self.axes:
             part = part[np.newaxis]  # (1, ...)
         return np.array(part, dtype=part.dtype.newbyteorder("="), order="C")
 
@@ -133,29 +170,30 @@ class Image:
         and end where chunks do (no more than 2048 px a side). m is then about `n`.
         """
         if math.prod(self.label_shape) <= ALL_PIXELS:
-            everything = self._take((slice(None),) * len(self.label_shape))
+            everything = self.take((slice(None),) * len(self.label_shape))
             return everything.reshape(self.n_channels, -1)  # (c, m)
         is_lazy = not isinstance(self.array, np.ndarray) or isinstance(self.array, np.memmap)
         n_windows = N_LAZY_WINDOWS if is_lazy else N_WINDOWS
         edge = math.ceil(math.sqrt(n / n_windows))
         grid = [1] * (len(self.label_shape) - 2) + [edge, edge]
         if is_lazy:
-            chunks = self._chunk_shape()
+            chunks = self.chunk_shape()
             grid = [-(-size // chunk) * chunk for size, chunk in zip(grid, chunks, strict=True)]
         windows = _spread_windows(self.label_shape, grid, n_windows)
         parts = []
         for window in windows:
-            part = self._take(_thinned(window)).reshape(self.n_channels, -1)  # (c, m)
+            part = self.take(_thinned(window)).reshape(self.n_channels, -1)  # (c, m)
             step = part.shape[1] * len(windows) // n | 1  # odd: not always the same columns
             parts.append(part[:, ::step])
         return np.concatenate(parts, axis=1)
 
-    def _chunk_shape(self) -> tuple[int, ...]:
+    def chunk_shape(self) -> tuple[int, ...]:
         """Size of a chunk along each label axis, in px; 1 where the array has no chunks."""
         chunks = getattr(self.array, "chunksize", None) or getattr(self.array, "chunks", None)
         if not isinstance(chunks, tuple) or len(chunks) != len(self.axes):
             chunks = (1,) * len(self.axes)
-        return tuple(int(n) for n, axis in zip(chunks, self.axes, strict=True) if axis != "c")
+        by_axis = dict(zip(self.axes, chunks, strict=True))
+        return tuple(int(by_axis[axis]) for axis in self.label_axes)
 
     def fingerprint(self) -> str:
         """32 hex digits: the same for the same pixels, whatever kind of array holds them.
@@ -165,11 +203,14 @@ class Image:
         """
         dtype = np.dtype(self.array.dtype).newbyteorder("=")
         shape = tuple(int(n) for n in self.array.shape)
-        digest = hashlib.blake2b(repr((shape, dtype.name, self.axes)).encode(), digest_size=16)
+        about: tuple[Any, ...] = (shape, dtype.name, self.axes)
+        if not self.is_ordered:
+            about += (self.label_axes,)  # so places along label axes always mean the same
+        digest = hashlib.blake2b(repr(about).encode(), digest_size=16)
         edge = FINGERPRINT_WINDOW_SIZE
         grid = [1] * (len(self.label_shape) - 2) + [edge, edge]
         for window in _spread_windows(self.label_shape, grid, N_FINGERPRINT_WINDOWS):
-            digest.update(self._take(window).tobytes())
+            digest.update(self.take(window).tobytes())
         return digest.hexdigest()
 
 
@@ -212,17 +253,23 @@ def _thinned(window: Window) -> Window:
     return tuple(thinned)
 
 
-def make_image(array: Any, axes: str | None = None, name: str = "image") -> Image:
+def make_image(
+    array: Any,
+    axes: str | None = None,
+    name: str = "image",
+    pixel_size: Mapping[str, float] | None = None,
+) -> Image:
     """Say what the axes of an array mean, and check that it can be segmented.
 
     Parameters
     ----------
     array : numpy, dask or zarr array of numbers.
-    axes : a letter for each dimension, such as "yx", "cyx", "yxc", "zyx" or "tyx". None to
-        guess: two axes are "yx", three "zyx", four "tzyx", five "tczyx". But if the last axis
-        has 3 or 4 entries and the two before it have more, it holds colours: "yxc", "zyxc",
-        "tzyxc". A channel axis in any other place is never guessed.
+    axes : a letter for each dimension, such as "yx", "cyx", "xyz" or "tzyxc". None to guess:
+        two axes are "yx", three "zyx", four "tzyx", five "tczyx". But if the last axis has 3 or
+        4 entries and the two before it have more, it holds colours: "yxc", "zyxc", "tzyxc".
+        A channel axis in any other place is never guessed.
     name : what messages call the image.
+    pixel_size : letter of an axis to the size of a px along it, in µm; None if unknown.
 
     Raises
     ------
@@ -231,7 +278,7 @@ def make_image(array: Any, axes: str | None = None, name: str = "image") -> Imag
     """
     _check_array(array, name)
     chosen = _guessed_axes(tuple(array.shape), name) if axes is None else axes.strip().lower()
-    return Image(array=array, axes=chosen, name=name)
+    return Image(array=array, axes=chosen, name=name, pixel_size=pixel_size or {})
 
 
 def _guessed_axes(shape: tuple[int, ...], name: str) -> str:
@@ -285,8 +332,17 @@ def _check_axes(axes: str, shape: tuple[int, ...], name: str) -> None:
         raise ImageError(
             f"The axes {axes!r} of {name!r} must be lower-case letters, none of them twice."
         )
-    if not axes.replace("c", "").endswith("yx"):
+    if not {"y", "x"} <= set(axes):
         raise ImageError(
-            f"The axes {axes!r} of {name!r} must end with y and x, in this order; only c may "
-            "stand elsewhere. Move the axes first, for example with numpy.moveaxis."
+            f"The axes {axes!r} of {name!r} must have y and x, the two directions of a picture. "
+            "Say which two axes these are."
         )
+
+
+def _known_sizes(pixel_size: Mapping[str, float] | None, axes: str) -> dict[str, float]:
+    """The sizes of a px along axes of space that make sense: above 0 and finite."""
+    return {
+        axis: float(size)
+        for axis, size in (pixel_size or {}).items()
+        if axis in axes and axis in "zyx" and 0 < size < math.inf
+    }

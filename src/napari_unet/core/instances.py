@@ -1,18 +1,42 @@
-"""From what the network says of each pixel to classes and to single objects."""
+"""From what the network says of each pixel to classes and to single objects.
+
+Everything after the classes is local to a *part*: a connected part of one class, across edges,
+not corners. What becomes of one hangs on its own pixels and on the outputs at most `reach_of`
+px away. So an image gives the same objects whole (`objects_of`) and band by band
+(`core.labelling`). Objects are numbered by the last pixel, in raster order, of their part, and
+within it by their own: whoever reads row after row can number a part as soon as it ends.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import scipy.ndimage as ndi
-from skimage.segmentation import watershed
 
 from napari_unet.core.settings import ObjectSettings
+from napari_unet.core.splitting import N_LEVELS, cut, holes_of
 
-__all__ = ["ObjectSettings", "class_probabilities", "classes_of", "objects_of"]
+__all__ = [
+    "Evidence",
+    "ObjectSettings",
+    "class_probabilities",
+    "classes_of",
+    "evidence_of",
+    "final_numbers",
+    "last_places",
+    "objects_of",
+    "reach_of",
+]
 
 Floats = npt.NDArray[np.floating]
-N_LEVELS = 10
+Ids = npt.NDArray[np.int32]
+Places = npt.NDArray[np.intp]
+
+INSIDE_SIGMA = 0.5
+GAUSSIAN_REACH = 4.0
+"""A Gaussian is cut off at this many times its sigma."""
 
 
 def class_probabilities(outputs: Floats, output_class: tuple[int, ...]) -> npt.NDArray[np.float32]:
@@ -32,8 +56,11 @@ def classes_of(
     """Class of each pixel `(...)`, uint8: the likeliest class that is not background where
     background is less likely than `1 - threshold`, else 0."""
     probabilities = class_probabilities(outputs, output_class)
+    foreground = probabilities[0] < 1 - threshold
+    if len(probabilities) == 2:
+        return np.asarray(foreground, np.uint8)
     best = probabilities[1:].argmax(axis=0).astype(np.uint8) + np.uint8(1)
-    return np.where(probabilities[0] < 1 - threshold, best, np.uint8(0)).astype(np.uint8)
+    return np.where(foreground, best, np.uint8(0)).astype(np.uint8)
 
 
 def objects_of(
@@ -41,146 +68,116 @@ def objects_of(
     output_class: tuple[int, ...],
     settings: ObjectSettings,
     inside: int | None = None,
-) -> npt.NDArray[np.int32]:
-    """Single objects from the outputs of a network, by seeded watershed.
+) -> Ids:
+    """Single objects from the outputs of a network.
 
     Parameters
     ----------
     outputs : probabilities `(output, [z,] y, x)`.
     output_class : the class that each output counts towards.
-    settings : threshold, smallest size, readiness to split.
+    settings : threshold, smoothing, smallest size, readiness to split, holes.
     inside : the output that marks the inside of objects as opposed to their border, if the
-        network has one. Without it the distance to the background takes its place.
+        network has one: objects grow from there. Without it they are cut at their waists.
 
     Returns
     -------
     int32 array `([z,] y, x)`
-        Object ids from 1 without gaps, 0 for background. Objects never mix classes.
+        Object ids from 1 without gaps, 0 for background, numbered as the module says. Objects
+        never mix classes.
     """
-    classes = classes_of(outputs, output_class, settings.threshold)
-    found = np.zeros(classes.shape, np.int64)
-    for which in range(1, int(classes.max(initial=0)) + 1):
-        mine = classes == which
-        objects = _split(mine, outputs, settings.split, inside)
-        found[mine] = objects[mine] + found.max()
-    return _fill_holes(_drop_small(found, settings.min_size))
+    evidence = evidence_of(outputs, output_class, settings, inside)
+    if not evidence.classes.any():
+        return np.zeros(evidence.classes.shape, np.int32)
+    found = cut(evidence.classes, evidence.rises, settings.split)
+    parts = cut(evidence.classes, None, split=0)
+    last = last_places(found)
+    ranks = last_places(parts)[parts.ravel()[last]]
+    objects = final_numbers(ranks, last, np.bincount(found.ravel()), settings.min_size)[found]
+    if settings.fill_holes:
+        at, owners = holes_of(objects)
+        objects.ravel()[at] = owners
+    return objects
 
 
-def _split(
-    mask: npt.NDArray[np.bool_], outputs: Floats, split: float, inside: int | None
-) -> npt.NDArray[np.integer]:
-    """The objects of one class, from 1; all of `mask` belongs to one."""
-    if split == 0:
-        return np.asarray(ndi.label(mask)[0])
-    if inside is None:
-        return _split_by_shape(mask, split)
-    height = ndi.gaussian_filter(outputs[inside].astype(np.float32), 0.5)
-    # NOTE: in few levels, so that seeds share a plain by distance. On the real values one
+def final_numbers(
+    ranks: npt.NDArray[np.integer],
+    last: npt.NDArray[np.integer],
+    areas: npt.NDArray[np.integer],
+    min_size: int,
+    first: int = 0,
+) -> Ids:
+    """The number of each object `(object,)`, from `first + 1`; 0 for too small ones and for the
+    background, which is the first in all arrays.
+
+    Parameters
+    ----------
+    ranks : the order of the parts that the objects belong to.
+    last : place of the last pixel of each object, comparable within a part.
+    areas : in px.
+    """
+    order = np.lexsort((last[1:], ranks[1:])) + 1
+    kept = order[areas[order] >= min_size]
+    numbers = np.zeros(last.size, np.int32)
+    numbers[kept] = np.arange(first + 1, first + 1 + kept.size)
+    return numbers
+
+
+def last_places(ids: npt.NDArray[np.integer]) -> Places:
+    """Where in the raveled array each id, from 0 on, is seen last; all ids must occur."""
+    last = np.zeros(int(ids.max(initial=0)) + 1, np.intp)
+    places = np.flatnonzero(ids)
+    last[ids.ravel()[places]] = places  # of several values for one place numpy keeps the last
+    return last
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """All that is kept of the outputs, one byte each, to make objects from.
+
+    Attributes
+    ----------
+    classes : uint8 `([z,] y, x)`, 0 for background.
+    rises : uint8 `([z,] y, x)`: twice the level of the inside, 0 to `N_LEVELS`, plus 1 where
+        an object may start. None if the network has no such output.
+    """
+
+    classes: npt.NDArray[np.uint8]
+    rises: npt.NDArray[np.uint8] | None
+
+
+def reach_of(settings: ObjectSettings, inside: int | None) -> int:
+    """How far, in px, the outputs around a pixel have a say in its evidence."""
+    sigmas = (settings.smoothing, INSIDE_SIGMA if _needs_inside(settings, inside) else 0)
+    return sum(int(GAUSSIAN_REACH * sigma + 0.5) for sigma in sigmas)
+
+
+def _needs_inside(settings: ObjectSettings, inside: int | None) -> bool:
+    return inside is not None and settings.split > 0
+
+
+def evidence_of(
+    outputs: Floats,
+    output_class: tuple[int, ...],
+    settings: ObjectSettings,
+    inside: int | None = None,
+    rows: slice = slice(None),
+) -> Evidence:
+    """What the outputs `(output, [z,] y, x)` say of each pixel in `rows` of the first spatial
+    axis; `reach_of` more rows must be there on either side, or the border of the image."""
+    if settings.smoothing > 0:
+        outputs = np.stack([_blurred(output, settings.smoothing) for output in outputs])
+    classes = classes_of(outputs[:, rows], output_class, settings.threshold)
+    if inside is None or not _needs_inside(settings, inside):
+        return Evidence(classes=classes, rises=None)
+    height = _blurred(outputs[inside], INSIDE_SIGMA)[rows]
+    # NOTE: in few levels, so that starts share a plain by distance. On the real values one
     # object creeps along the faintest ridge around its neighbour.
-    return _flood(np.floor(height * N_LEVELS), height > 0.25 + 0.6 * split, mask)
+    rises = np.clip(height * N_LEVELS, 0, N_LEVELS).astype(np.uint8)
+    rises *= 2
+    rises += height > 0.25 + 0.6 * settings.split
+    return Evidence(classes=classes, rises=rises)
 
 
-def _flood(
-    height: Floats, seeds: npt.NDArray[np.bool_], mask: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.integer]:
-    """Let each seed grow downhill over the mask, by watershed."""
-    markers, _ = ndi.label(seeds & mask)
-    return np.asarray(watershed(-height, _mark_unseeded(markers, mask), mask=mask))
-
-
-def _split_by_shape(mask: npt.NDArray[np.bool_], split: float) -> npt.NDArray[np.integer]:
-    """Cut a mask at its waists, found by the distance to what is outside it.
-
-    Each top of the distance is a hill. A hill that rises less than some px above its saddle
-    with a higher one belongs to that one: the same as flooding from h-maxima, but without the
-    grayscale reconstruction, which takes five times as long as all the rest.
-    """
-    if mask.all():  # NOTE: scipy's distance to nothing at all is nonsense.
-        return np.ones(mask.shape, np.int32)
-    height = ndi.gaussian_filter(ndi.distance_transform_edt(mask).astype(np.float32), 1.0)
-    hills = _flood(height, ndi.maximum_filter(height, 3) == height, mask)
-    return _merge_hills(hills, height, smallest_rise=3.0 * (1 - split) + 0.25)
-
-
-def _merge_hills(
-    hills: npt.NDArray[np.integer], height: Floats, smallest_rise: float
-) -> npt.NDArray[np.integer]:
-    """Join each hill that rises too little above a saddle to the higher one beyond it."""
-    n_hills = int(hills.max(initial=0))
-    top = np.zeros(n_hills + 1, np.float32)
-    np.maximum.at(top, hills.ravel(), height.ravel())
-    owner = np.arange(n_hills + 1)
-
-    def owner_of(hill: int) -> int:
-        while owner[hill] != hill:
-            owner[hill] = owner[owner[hill]]
-            hill = int(owner[hill])
-        return hill
-
-    for saddle, first, second in _saddles(hills, height):
-        low, high = sorted((owner_of(first), owner_of(second)), key=lambda hill: float(top[hill]))
-        if low != high and top[low] - saddle < smallest_rise:
-            owner[low] = high
-    owners = np.array([owner_of(hill) for hill in range(n_hills + 1)])
-    return np.asarray(owners[hills])
-
-
-def _saddles(hills: npt.NDArray[np.integer], height: Floats) -> list[tuple[float, int, int]]:
-    """The height of the pass between each two hills that touch, the highest first."""
-    heights, pairs = [], []
-    for axis in range(hills.ndim):
-        first = np.moveaxis(hills, axis, 0)[:-1]
-        second = np.moveaxis(hills, axis, 0)[1:]
-        at = np.nonzero((first != second) & (first > 0) & (second > 0))
-        along = np.moveaxis(height, axis, 0)
-        heights.append(np.minimum(along[:-1][at], along[1:][at]))
-        pairs.append(np.sort([first[at], second[at]], axis=0))
-    passes, borders = np.concatenate(heights), np.concatenate(pairs, axis=1)  # (n,), (2, n)
-    order = np.argsort(-passes, kind="stable")
-    _, found = np.unique(borders[:, order], axis=1, return_index=True)
-    kept = order[np.sort(found)]
-    return list(zip(passes[kept].tolist(), *borders[:, kept].tolist(), strict=True))
-
-
-def _mark_unseeded(
-    markers: npt.NDArray[np.integer], mask: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.integer]:
-    """Give each connected part of the mask that has no seed a seed of its own."""
-    parts, n_parts = ndi.label(mask)
-    seeded = np.zeros(n_parts + 1, bool)
-    seeded[np.unique(parts[markers > 0])] = True
-    seeded[0] = True
-    lonely = ~seeded[parts]
-    return np.where(lonely, parts + markers.max(), markers)
-
-
-def _drop_small(found: npt.NDArray[np.integer], min_size: int) -> npt.NDArray[np.int32]:
-    """Remove small objects and number the rest from 1 without gaps."""
-    areas = np.bincount(found.ravel())
-    kept = areas >= min_size
-    kept[0] = False
-    kept &= areas > 0
-    numbers = np.where(kept, np.cumsum(kept), 0).astype(np.int32)
-    return np.asarray(numbers[found], np.int32)
-
-
-def _fill_holes(found: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-    """Give each hole that lies within a single object, away from the image border, to it."""
-    gaps, n_gaps = ndi.label(found == 0)
-    if n_gaps < 2:
-        return found
-    lowest = np.full(n_gaps + 1, np.iinfo(np.int32).max, np.int32)
-    highest = np.zeros(n_gaps + 1, np.int32)
-    for axis in range(found.ndim):
-        for step in (1, -1):  # each pixel of a gap with its neighbour on either side
-            here = np.moveaxis(gaps, axis, 0)[::step][:-1].ravel()
-            there = np.moveaxis(found, axis, 0)[::step][1:].ravel()
-            at = (here > 0) & (there > 0)
-            np.minimum.at(lowest, here[at], there[at])
-            np.maximum.at(highest, here[at], there[at])
-        for edge in (0, -1):
-            touches_border = np.take(gaps, edge, axis=axis).ravel()
-            lowest[touches_border] = -1
-    owner = np.where(lowest == highest, highest, 0)
-    owner[0] = 0
-    return np.where(gaps > 0, owner[gaps], found).astype(np.int32)
+def _blurred(output: Floats, sigma: float) -> npt.NDArray[np.float32]:
+    single = output.astype(np.float32)
+    return np.asarray(ndi.gaussian_filter(single, sigma, truncate=GAUSSIAN_REACH), np.float32)

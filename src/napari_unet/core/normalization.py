@@ -6,8 +6,9 @@ tile or per patch: a tile without objects must not be stretched until its noise 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ __all__ = [
 
 KINDS = ("percentile", "zscore", "minmax", "range", "none")
 CLIP = (-1.0, 4.0)
+LARGEST = float(np.finfo(np.float64).max)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,28 +79,72 @@ def _pair(values: npt.NDArray[np.generic], normalization: Normalization) -> tupl
     if normalization.kind == "range":
         is_integer = np.issubdtype(values.dtype, np.integer)
         return 0.0, float(np.iinfo(np.dtype(str(values.dtype))).max) if is_integer else 1.0
-    finite = values.astype(np.float32 if values.dtype.itemsize <= 4 else np.float64)
+    finite = _real(values, in_float32=_is_small(values.dtype))
     finite = finite[np.isfinite(finite)]
     if finite.size == 0:
         return 0.0, 1.0
-    if normalization.kind == "zscore":
-        offset, scale = float(finite.mean()), float(finite.std())
-    else:
+    offset, scale = _measured(finite, normalization)
+    if not (0 < scale < math.inf and math.isfinite(offset)):
+        peak = finite.dtype.type(np.abs(finite).max() or 1)
+        share, width = _measured((finite / peak).astype(np.float64), normalization)
+        # Constant values are as they were found; others were too far apart or too close.
+        if width > 0 or not math.isfinite(offset):
+            offset, scale = share * float(peak), width * float(peak)
+    return offset, min(scale, LARGEST) if scale > 0 else 1.0
+
+
+def _measured(finite: npt.NDArray[Any], normalization: Normalization) -> tuple[float, float]:
+    """Offset and scale of finite values, in their own precision, which may not suffice."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if normalization.kind == "zscore":
+            return float(finite.mean()), float(finite.std())
         is_percentile = normalization.kind == "percentile"
         at = (normalization.low, normalization.high) if is_percentile else (0.0, 100.0)
         low, high = np.percentile(finite, at)
-        offset, scale = float(low), float(high - low)
-    return offset, scale if scale > 0 else 1.0
+        return float(low), float(high - low)
+
+
+def _is_small(dtype: np.dtype[Any]) -> bool:
+    """Whether float32 holds every value of a type."""
+    return dtype.itemsize <= (4 if dtype.kind == "f" else 2)
+
+
+def _real(values: npt.NDArray[np.generic], in_float32: bool) -> npt.NDArray[Any]:
+    """As float32 or float64; what is too large for it becomes infinite."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32 if in_float32 else np.float64)
 
 
 def normalise(raw: npt.NDArray[np.generic], scale: IntensityScale) -> npt.NDArray[np.float32]:
-    """Apply a scale to `(c, [z,] y, x)`; float32, not-a-number becomes 0, outliers are cut."""
+    """Apply a scale to `(c, [z,] y, x)`; float32, not-a-number becomes 0, outliers are cut.
+
+    Computed in float32 where that suffices, which follows from the type and the scale alone:
+    every tile of an image is computed alike.
+    """
     shape = (-1, *[1] * (raw.ndim - 1))
-    offset = np.asarray(scale.offset, np.float32).reshape(shape)
-    factor = 1 / np.asarray(scale.scale, np.float64)
-    scaled = (raw.astype(np.float32) - offset) * factor.astype(np.float32).reshape(shape)
+    offset, divisor = (
+        np.asarray(part, np.float64).reshape(shape) for part in (scale.offset, scale.scale)
+    )
+    with np.errstate(over="ignore"):
+        if _suffices_float32(raw.dtype, scale):
+            scaled = _real(raw, in_float32=True) - offset.astype(np.float32)
+            scaled *= (1 / divisor).astype(np.float32)
+        else:
+            scaled = (_real(raw, in_float32=False) - offset) / divisor
     np.nan_to_num(scaled, copy=False, nan=0.0, posinf=CLIP[1], neginf=CLIP[0])
-    return np.clip(scaled, *CLIP, out=scaled)
+    return np.clip(scaled, *CLIP, out=scaled).astype(np.float32, copy=False)
+
+
+def _suffices_float32(dtype: np.dtype[Any], scale: IntensityScale) -> bool:
+    """Whether `(raw - offset) / scale` is right to 1e-4 in float32, and overflows nowhere."""
+    is_moderate = all(
+        abs(offset) < 1e30 and 1e-30 < width < 1e30
+        for offset, width in zip(scale.offset, scale.scale, strict=True)
+    )
+    is_near = all(
+        abs(offset) <= 1000 * width for offset, width in zip(scale.offset, scale.scale, strict=True)
+    )
+    return is_moderate and (is_near or dtype.itemsize <= 2)  # 16 bits lose nothing in float32
 
 
 def match_channels(image: npt.NDArray[np.float32], n_channels: int) -> npt.NDArray[np.float32]:

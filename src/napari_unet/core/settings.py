@@ -20,11 +20,17 @@ class ObjectSettings:
     threshold : smallest probability of not being background, in (0, 1).
     min_size : objects smaller than this many px are dropped.
     split : how readily touching objects are split, 0 (never) to 1 (at every dent).
+    smoothing : sigma in px of the Gaussian put on the probabilities first; 0 switches it off.
+    fill_holes : whether a hole inside a single object is filled.
+    link : whether the objects of a 2D network are linked through the planes of a stack.
     """
 
     threshold: float = 0.5
     min_size: int = 25
     split: float = 0.5
+    smoothing: float = 0.0
+    fill_holes: bool = True
+    link: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
@@ -35,6 +41,13 @@ class ObjectSettings:
             )
         if not 0 <= self.split <= 1:
             raise SettingsError(f"split must be between 0 and 1, not {self.split}.")
+        if not 0 <= self.smoothing < float("inf"):
+            raise SettingsError(
+                f"smoothing must be a number of px and not negative, but is {self.smoothing}."
+            )
+        for name in ("fill_holes", "link"):
+            if not isinstance(getattr(self, name), bool):
+                raise SettingsError(f"{name} must be true or false, not {getattr(self, name)!r}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +61,13 @@ class SegmentSettings:
     threshold : smallest probability of not being background, in (0, 1).
     min_size : objects smaller than this many px are dropped.
     split : how readily touching objects are split, from 0 (never) to 1.
+    smoothing : standard deviation of the Gaussian that smooths the probabilities first, in px.
+    fill_holes : whether holes inside single objects are filled.
+    link : whether objects of a 2D network are followed through the slices of a stack.
+    precision : "full" for float32, or "auto" for 16-bit arithmetic where it is faster and a
+        piece of the image shows that the labels stay the same.
+    augmentation : the ways the image is shown to the network, of which the mean is taken: "none"
+        for as it is, "flips" for mirrored too, "rotations" for turned by right angles too.
     """
 
     what: Literal["objects", "classes"] = "objects"
@@ -55,10 +75,21 @@ class SegmentSettings:
     threshold: float | None = None
     min_size: int | None = None
     split: float | None = None
+    smoothing: float | None = None
+    fill_holes: bool | None = None
+    link: bool | None = None
+    precision: Literal["auto", "full"] = "auto"
+    augmentation: Literal["none", "flips", "rotations"] = "none"
 
     def __post_init__(self) -> None:
         if self.what not in ("objects", "classes"):
             raise SettingsError(f"what must be 'objects' or 'classes', not {self.what!r}.")
+        if self.precision not in ("auto", "full"):
+            raise SettingsError(f"precision must be 'auto' or 'full', not {self.precision!r}.")
+        if self.augmentation not in ("none", "flips", "rotations"):
+            raise SettingsError(
+                f"augmentation must be 'none', 'flips' or 'rotations', not {self.augmentation!r}."
+            )
         size = self.tile_size
         if size is not None and (not isinstance(size, Integral) or size < 16):
             raise SettingsError(f"tile_size must be a whole number of at least 16 px, not {size}.")
@@ -66,7 +97,8 @@ class SegmentSettings:
 
     def objects(self, default: ObjectSettings) -> ObjectSettings:
         """The settings for objects, those of the model where nothing was chosen."""
-        chosen = {name: getattr(self, name) for name in ("threshold", "min_size", "split")}
+        names = ("threshold", "min_size", "split", "smoothing", "fill_holes", "link")
+        chosen = {name: getattr(self, name) for name in names}
         return replace(default, **{k: v for k, v in chosen.items() if v is not None})
 
 

@@ -6,11 +6,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
 
 from napari_unet.core.errors import ImageError
 
-__all__ = ["Content", "micrometres", "reading"]
+__all__ = ["Content", "Typed", "Unread", "micrometres", "reading"]
 
 MICROMETRES = {
     "pm": 1e-6, "picometer": 1e-6, "å": 1e-4, "angstrom": 1e-4, "nm": 1e-3, "nanometer": 1e-3,
@@ -28,6 +31,30 @@ class Content:
     array: Any
     axes: str | None = None
     pixel_sizes: Mapping[str, float] = field(default_factory=dict)
+
+
+class Unread:
+    """The shape and the type of an array of which only these were read."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
+        self.shape = shape
+        self.dtype = np.dtype(dtype)
+
+    def __getitem__(self, selection: Any) -> NoReturn:
+        raise ImageError("This image was only looked at. Open it with open_image to read it.")
+
+
+class Typed:
+    """An array that is read piece by piece, and turned into another type then."""
+
+    def __init__(self, array: Any, dtype: Any) -> None:
+        self._array = array
+        self.shape = tuple(int(n) for n in array.shape)
+        self.ndim = len(self.shape)
+        self.dtype = np.dtype(dtype)
+
+    def __getitem__(self, selection: Any) -> npt.NDArray[Any]:
+        return np.asarray(self._array[selection]).astype(self.dtype, copy=False)
 
 
 @contextmanager

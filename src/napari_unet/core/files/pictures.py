@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from napari_unet.core.errors import ImageError
-from napari_unet.core.files.content import Content
+from napari_unet.core.files.content import Content, Unread
 
-__all__ = ["check_no_jpeg", "read_picture", "write_png"]
+__all__ = ["check_no_jpeg", "look_at_picture", "read_picture", "write_png"]
 
 PICTURES = (".png", ".jpg", ".jpeg")
+
+PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+PNG_GRAY = (0, 4)
+"""The kinds of colour, in the head of a PNG file, that are gray without and with opacity."""
 
 
 def read_picture(path: Path) -> Content:
@@ -30,18 +35,32 @@ def read_picture(path: Path) -> Content:
     return Content(array=array, axes="yxc" if array.ndim == 3 else "yx")
 
 
-def write_png(
-    path: Path, array: npt.NDArray[Any], axes: str, _pixel_sizes: Mapping[str, float]
-) -> None:
+def look_at_picture(path: Path) -> Content:
+    """What `read_picture` gives, without reading the pixels of a gray PNG file.
+
+    All others are read: only their pixels say whether their colours are all gray.
+    """
+    with path.open("rb") as file:
+        head = file.read(len(PNG_START) + 10)
+        file.seek(max(0, path.stat().st_size - len(PNG_END)))
+        is_whole = head.startswith(PNG_START) and file.read() == PNG_END
+    if is_whole:
+        width, height, depth, colours = struct.unpack(">IIBB", head[len(PNG_START) :])
+        if colours in PNG_GRAY:
+            return Content(array=Unread((height, width), "u2" if depth == 16 else "u1"), axes="yx")
+    return read_picture(path)
+
+
+def write_png(path: Path, array: Any, axes: str, _pixel_sizes: Mapping[str, float]) -> None:
     """Write one plane of whole numbers up to 65535, losslessly."""
     from skimage.io import imsave
 
     if axes != "yx" or array.dtype not in (np.uint8, np.uint16):
         raise ImageError(
             f"PNG files hold one plane of whole numbers up to 65535, not {axes!r} of "
-            f"{array.dtype} up to {array.max()}. Write TIFF instead."
+            f"{array.dtype}. Write TIFF instead."
         )
-    imsave(path, array, check_contrast=False)
+    imsave(path, np.asarray(array[...]), check_contrast=False)
 
 
 def check_no_jpeg(path: Path) -> None:

@@ -11,12 +11,22 @@ import numpy.typing as npt
 
 from napari_unet.core.errors import ImageError
 from napari_unet.core.files.content import Content, reading
-from napari_unet.core.files.pictures import PICTURES, check_no_jpeg, read_picture
-from napari_unet.core.files.tiff import TIFF, read_tiff
+from napari_unet.core.files.pictures import (
+    PICTURES,
+    check_no_jpeg,
+    look_at_picture,
+    read_picture,
+)
+from napari_unet.core.files.tiff import TIFF, look_at_tiff, read_tiff
 from napari_unet.core.files.zarr import ZARR, is_group, read_zarr
 from napari_unet.core.image import Image, make_image
 
-__all__ = ["ImageFile", "open_image", "read_image", "read_labels"]
+__all__ = ["ImageFile", "can_be_image", "look_at", "open_image", "read_image", "read_labels"]
+
+Reader = Callable[[Path], Content]
+
+LOOKERS: dict[Reader, Reader] = {read_tiff: look_at_tiff, read_picture: look_at_picture}
+"""What reads only the head instead; OME-Zarr is never read before it is needed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,13 +57,35 @@ def open_image(path: str | Path, axes: str | None = None) -> ImageFile:
     ImageError
         If there is no such file, it is of another kind or damaged, or the axes do not fit.
     """
-    path = Path(path).expanduser()
+    return _open(Path(path).expanduser(), axes, pixels=True)
+
+
+def look_at(path: str | Path, axes: str | None = None) -> ImageFile:
+    """Open an image file for what is in its head: shape, type, axes, sizes of a px.
+
+    Finds the damage that can be found without reading all pixels. Parameters and errors are
+    those of `open_image`; the pixels may be unreadable.
+    """
+    return _open(Path(path).expanduser(), axes, pixels=False)
+
+
+def can_be_image(path: Path) -> bool:
+    """Whether a file or folder is named like an image that can be read, or is a zarr group."""
+    if path.is_dir():
+        return path.suffix.lower() == ZARR or is_group(path)
+    return path.suffix.lower() in (*TIFF, *PICTURES)
+
+
+def _open(path: Path, axes: str | None, pixels: bool) -> ImageFile:
     if not path.exists():
         raise ImageError(f"There is no file {path}. Check the path.")
     reader = _reader(path)
+    if not pixels:
+        reader = LOOKERS.get(reader, reader)
     with reading(path):
         content = reader(path)
-    image = make_image(content.array, axes or content.axes, path.name)
+    letters = axes or content.axes
+    image = make_image(content.array, letters, path.name, content.pixel_sizes)
     sizes = {axis: size for axis, size in content.pixel_sizes.items() if axis in image.axes}
     return ImageFile(path=path, image=image, pixel_sizes=sizes)
 
@@ -85,7 +117,7 @@ def read_labels(path: str | Path) -> npt.NDArray[np.integer]:
     return labels.astype(np.uint8) if labels.dtype == bool else labels
 
 
-def _reader(path: Path) -> Callable[[Path], Content]:
+def _reader(path: Path) -> Reader:
     suffix = path.suffix.lower()
     if path.is_dir():
         if suffix == ZARR or is_group(path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -13,14 +14,17 @@ from xml.etree import ElementTree
 import numpy as np
 import numpy.typing as npt
 
-from napari_unet.core.files.content import Content, micrometres, reading
+from napari_unet.core.files.content import Content, Unread, micrometres, reading
 
 if TYPE_CHECKING:
     import tifffile
 
-__all__ = ["read_tiff", "write_tiff"]
+__all__ = ["look_at_tiff", "read_tiff", "write_tiff"]
 
 TIFF = (".tif", ".tiff")
+
+TILE_SIZE = 1024
+"""Edge of the tiles, in px, where a file is written piece by piece."""
 
 IN_MEMORY_LIMIT = 2**28
 """TIFF images of more bytes than this are read window by window."""
@@ -41,6 +45,36 @@ def read_tiff(path: Path) -> Content:
         else:
             array = _LazyTiff(path)
         return Content(array=array, axes=axes, pixel_sizes=_tiff_pixel_sizes(file))
+
+
+def look_at_tiff(path: Path) -> Content:
+    """What `read_tiff` gives, without the pixels; their places must all be in the file."""
+    import tifffile
+
+    with _cut_off_is_an_error(), tifffile.TiffFile(path) as file:
+        series = file.series[0]
+        if _last_byte(series) > file.filehandle.size:
+            raise ValueError("its end is missing")
+        return Content(
+            array=Unread(tuple(series.shape), series.dtype),
+            axes=_tiff_axes(series.axes),
+            pixel_sizes=_tiff_pixel_sizes(file),
+        )
+
+
+def _last_byte(series: tifffile.TiffPageSeries) -> int:
+    """Where the pixels of a series end in its file."""
+    if series.dataoffset is not None:
+        return int(series.dataoffset + series.nbytes)
+    pages = [page for page in series.pages if page is not None and page.parent is series.parent]
+    return max(
+        (
+            offset + size
+            for page in pages
+            for offset, size in zip(page.dataoffsets, page.databytecounts, strict=False)
+        ),
+        default=0,
+    )
 
 
 class _Listener(logging.Handler):
@@ -138,22 +172,38 @@ def _ome_pixel_sizes(xml: str) -> dict[str, float]:
     return sizes
 
 
-def write_tiff(
-    path: Path, array: npt.NDArray[Any], axes: str, pixel_sizes: Mapping[str, float]
-) -> None:
-    """Write OME-TIFF with lossless compression; `axes` are letters that OME knows."""
+def write_tiff(path: Path, array: Any, axes: str, pixel_sizes: Mapping[str, float]) -> None:
+    """Write OME-TIFF with lossless compression; `axes` are letters that OME knows.
+
+    What is no array in memory is written tile by tile.
+    """
     import tifffile
 
     metadata: dict[str, Any] = {"axes": axes.upper()}
     for axis, size in pixel_sizes.items():
         metadata[f"PhysicalSize{axis.upper()}"] = size
         metadata[f"PhysicalSize{axis.upper()}Unit"] = "µm"
+    pieces: dict[str, Any] = {}
+    if not isinstance(array, np.ndarray):
+        tile = (TILE_SIZE, TILE_SIZE)
+        pieces = {"shape": array.shape, "dtype": array.dtype, "tile": tile}
     tifffile.imwrite(
         path,
-        array,
+        _tiles(array) if pieces else array,
         ome=True,
-        bigtiff=array.nbytes > 2**32 - 2**25,
+        bigtiff=math.prod(array.shape) * array.dtype.itemsize > 2**32 - 2**25,
         photometric="minisblack",
         compression="zlib",
         metadata=metadata,
+        **pieces,
     )
+
+
+def _tiles(array: Any) -> Iterator[npt.NDArray[Any]]:
+    """Tiles `(y, x)`, row after row, plane after plane."""
+    height, width = array.shape[-2:]
+    for plane in np.ndindex(*array.shape[:-2]):
+        for top in range(0, height, TILE_SIZE):
+            band = np.asarray(array[(*plane, slice(top, min(top + TILE_SIZE, height)))])
+            for left in range(0, width, TILE_SIZE):
+                yield np.ascontiguousarray(band[:, left : left + TILE_SIZE])

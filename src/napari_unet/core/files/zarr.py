@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from napari_unet.core.errors import ImageError
 from napari_unet.core.files.content import Content, micrometres
 
-__all__ = ["is_group", "read_zarr", "write_zarr"]
+__all__ = ["check_zarr", "is_group", "read_zarr", "write_zarr"]
 
 ZARR = ".zarr"
 
@@ -38,7 +37,8 @@ def read_zarr(path: Path) -> Content:
     if "multiscales" not in attributes:
         raise ImageError(
             f"{path} is a zarr group without an image in it. Name the folder of one image, "
-            f"which holds its resolutions, for example {path / 'A' / '1' / '0'} on a plate."
+            f"which holds its resolutions, for example {path / 'A' / '1' / '0'} on a plate; "
+            "a whole plate is done by 'napari-unet batch'."
         )
     multiscale = attributes["multiscales"][0]
     level = multiscale["datasets"][0]
@@ -67,9 +67,7 @@ def _axis_letter(axis: Mapping[str, Any]) -> str:
     return known.get(str(axis.get("type", "")), str(axis["name"])[:1].lower())
 
 
-def write_zarr(
-    path: Path, array: npt.NDArray[Any], axes: str, pixel_sizes: Mapping[str, float]
-) -> None:
+def write_zarr(path: Path, array: Any, axes: str, pixel_sizes: Mapping[str, float]) -> None:
     """Write OME-Zarr 0.5 in the order of axes that the standard wants, with coarser levels."""
     import dask.array as da
     import zarr
@@ -93,6 +91,11 @@ def write_zarr(
         axes_units=dict.fromkeys(pixel_sizes, "micrometer"),
         name=path.name.split(".")[2],  # without the mark of a temporary file
     )
+
+
+def check_zarr() -> None:
+    """Raise `ImageError` if what it takes to write OME-Zarr is not installed."""
+    _ome_zarr()
 
 
 def _ome_zarr() -> tuple[Callable[..., object], object, object]:
