@@ -13,6 +13,7 @@ from skimage.io import imread, imsave
 
 import napari_unet as nu
 from napari_unet import cli
+from napari_unet.cli import segmenting as segmenting_command
 from napari_unet.core import segmentation
 from napari_unet.core.corrections import corrected_blocks
 from napari_unet.core.device import choose_device
@@ -130,8 +131,9 @@ def test_segment_writes_what_the_python_function_finds(
     tmp_path, capsys, model_path, image_path, pixels
 ):
     assert segment(model_path, tmp_path / "out", image_path, "--min-size", 3) == 0
+    image = nu.make_image(pixels, "tyx", pixel_size={"y": 0.25, "x": 0.25})  # as the file says
     expected = nu.segment(
-        pixels, nu.load_model(model_path, "cpu"), nu.SegmentSettings(min_size=3), axes="tyx"
+        image, nu.load_model(model_path, "cpu"), nu.SegmentSettings(min_size=3)
     ).labels
     assert 0 < (expected > 0).mean() < 1
     written = tmp_path / "out" / "cells_labels.tif"
@@ -178,6 +180,56 @@ def test_ome_zarr_in_and_out(tmp_path, model_path, image_path):
     )
 
 
+def test_the_plan_is_told_and_nothing_is_written(tmp_path, capsys, model_path, image_path):
+    code = cli.main(
+        ["segment", str(image_path), "--model", str(model_path), "--plan", "--device", "cpu"]
+    )
+    assert code == 0
+    said = capsys.readouterr().out
+    assert "Exact, row by row" in said
+    assert "Why: all of its" in said
+    assert list(tmp_path.iterdir()) == [image_path]
+
+
+def test_without_a_folder_for_results_there_is_only_the_plan(capsys, model_path, image_path):
+    with pytest.raises(SystemExit) as left:
+        cli.main(["segment", str(image_path), "--model", str(model_path)])
+    assert left.value.code == 2
+    assert "--out is needed" in capsys.readouterr().err
+
+
+def test_several_models_views_and_knobs(tmp_path, model_path, image_path, pixels):
+    options = ("--model", model_path, "--augmentation", "flips", "--smoothing", 1, "--link")
+    assert segment(model_path, tmp_path / "out", image_path, *options) == 0
+    model = nu.load_model(model_path, "cpu")
+    image = nu.make_image(pixels, "tyx", pixel_size={"y": 0.25, "x": 0.25})
+    settings = nu.SegmentSettings(augmentation="flips", smoothing=1.0, link=True)
+    expected = nu.segment(image, [model, model], settings).labels
+    written = read_labels(tmp_path / "out" / "cells_labels.tif")
+    np.testing.assert_array_equal(written, expected)
+
+
+def test_a_big_image_goes_on_where_it_was_stopped(
+    tmp_path, model_path, image_path, monkeypatch, capsys
+):
+    assert segment(model_path, tmp_path / "whole", image_path) == 0
+    monkeypatch.setattr(segmenting_command, "IN_MEMORY_LIMIT", 1000)
+    real = segmentation.finding
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(segmentation, "finding", stopped)
+    assert segment(model_path, tmp_path / "out", image_path) == 130
+    (folder,) = (tmp_path / "out").glob("*.unfinished.zarr")
+    monkeypatch.setattr(segmentation, "finding", real)
+    assert segment(model_path, tmp_path / "out", image_path) == 0
+    assert not folder.exists()
+    first, second = (read_labels(tmp_path / name / "cells_labels.tif") for name in ("whole", "out"))
+    np.testing.assert_array_equal(first, second)
+
+
 def test_a_bad_image_does_not_cost_the_others(tmp_path, capsys, model_path, image_path):
     (tmp_path / "bad.tif").write_bytes(b"hello")
     colours = np.zeros((20, 20, 3), np.uint8)
@@ -216,7 +268,7 @@ def test_errors_take_one_line(tmp_path, capsys, model_path, image_path, monkeypa
     assert segment(tmp_path / "gone.safetensors", tmp_path, image_path) == 1
     assert "There is no model file" in error_of(capsys)
 
-    def fail(*arguments):
+    def fail(*arguments, **named):
         raise ValueError("two\nlines")
 
     monkeypatch.setattr(segmentation, "segmenting", fail)
@@ -227,7 +279,7 @@ def test_errors_take_one_line(tmp_path, capsys, model_path, image_path, monkeypa
 
 
 def test_ctrl_c_stops_everything(tmp_path, capsys, model_path, image_path, monkeypatch):
-    def interrupt(*arguments):
+    def interrupt(*arguments, **named):
         raise KeyboardInterrupt
         yield
 

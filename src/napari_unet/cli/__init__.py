@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 
 from napari_unet import __version__
+from napari_unet.cli.batch import add_batch
 from napari_unet.cli.fine_tuning import add_fine_tune
 from napari_unet.cli.info import add_info
 from napari_unet.cli.parsing import Parser, add_command
@@ -27,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done. 1: an error, or some images failed. 2: wrong use. 130: interrupted with Ctrl+C.
     """
     parser = _parser()
-    chosen = parser.parse_args(arguments)
+    typed = sys.argv[1:] if arguments is None else arguments
+    chosen = parser.parse_args(typed, argparse.Namespace(typed=typed))
     if "run" not in chosen:
         parser.print_help(sys.stderr)
         return USAGE
@@ -50,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
     add_segment(commands)
+    add_batch(commands)
     add_fine_tune(commands)
     add_info(commands)
     demo = add_command(commands, "demo", _run_demo, "open napari on a sample, ready to segment")

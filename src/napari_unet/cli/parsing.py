@@ -3,16 +3,44 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+import glob
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
-from typing import Any, NoReturn, TypeVar
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from napari_unet.cli.telling import USAGE
 from napari_unet.core.errors import SettingsError
+from napari_unet.core.settings import SegmentSettings
 
-__all__ = ["Parser", "add_command", "add_model", "add_settings", "chosen_settings"]
+__all__ = [
+    "Parser",
+    "add_command",
+    "add_model",
+    "add_models",
+    "add_segment_settings",
+    "add_settings",
+    "chosen_settings",
+    "expanded",
+]
 
 T = TypeVar("T")
+
+HELPS = {
+    "what": "number each object, or only say what each pixel is",
+    "tile_size": "edge of a tile in px (default: chosen for the device)",
+    "threshold": "smallest probability of not being background, 0 to 1",
+    "min_size": "smallest object in px",
+    "split": "how readily touching objects are split, 0 to 1",
+    "smoothing": "sigma in px of a Gaussian put on the probabilities first",
+    "fill_holes": "fill holes within single objects",
+    "link": "link the objects of a 2D model through the planes of a stack",
+    "precision": "auto: 16-bit arithmetic where it is faster and the labels stay the same",
+    "augmentation": "average over flips, or flips and rotations, of the image",
+}
+
+AS_THE_MODEL_SAYS = ("threshold", "min_size", "split", "smoothing", "fill_holes", "link")
 
 
 class Parser(argparse.ArgumentParser):
@@ -47,6 +75,49 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     """The options that say which network runs where."""
     parser.add_argument("--model", required=True, help="a built-in name ('nuclei') or a model file")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+
+
+def add_models(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+    """The options for one or several networks, and where they run."""
+    parser.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        required=required,
+        help="a built-in name ('nuclei') or a model file; given several times, they are averaged",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+
+
+def add_segment_settings(parser: argparse.ArgumentParser) -> None:
+    """An option for every setting of `segment`."""
+    types = get_type_hints(SegmentSettings)
+    for setting in fields(SegmentSettings):
+        kinds = [kind for kind in get_args(types[setting.name]) if kind is not NoneType]
+        kind = types[setting.name] if get_origin(types[setting.name]) is Literal else kinds[0]
+        own = " (default: as the model says)" if setting.name in AS_THE_MODEL_SAYS else ""
+        how: dict[str, Any] = {"type": kind, "metavar": "N" if kind is int else "F"}
+        if get_origin(kind) is Literal:
+            how = {"choices": get_args(kind)}
+            own = f" (default: {setting.default})"
+        elif kind is bool:
+            how = {"action": argparse.BooleanOptionalAction}
+        parser.add_argument(
+            f"--{setting.name.replace('_', '-')}",
+            default=setting.default,
+            help=HELPS.get(setting.name, setting.name.replace("_", " ")) + own,
+            **how,
+        )
+
+
+def expanded(names: Sequence[str]) -> list[Path]:
+    """The files and folders meant; patterns are for shells that do not expand them (Windows)."""
+    paths: list[Path] = []
+    for name in names:
+        is_pattern = any(sign in name for sign in "*?[") and not Path(name).exists()
+        found = sorted(glob.glob(name)) if is_pattern else [name]
+        paths += [Path(one) for one in found or [name]]
+    return list(dict.fromkeys(paths))
 
 
 def add_settings(parser: argparse.ArgumentParser, kind: type, helps: Mapping[str, str]) -> None:
