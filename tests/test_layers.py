@@ -3,15 +3,16 @@
 import dask.array as da
 import numpy as np
 import pytest
+import zarr
 from napari.components import ViewerModel
 from napari.layers import Labels
 
 from napari_unet.core.errors import ImageError
 from napari_unet.core.prediction import Region
 from napari_unet.core.segmentation import SegmentProgress
-from napari_unet.layers import CorrectionsLayer, ResultLayer, color_of, image_of, stage_of
+from napari_unet.layers import Area, CorrectionsLayer, ResultLayer, color_of, image_of, stage_of
 from napari_unet.layers.painting import box_of_shape
-from napari_unet.layers.reading import axes_of, focus_of, placement
+from napari_unet.layers.reading import axes_of, focus_of
 
 TRANSFORMS = [
     {},
@@ -206,7 +207,6 @@ def test_regions_are_written_where_they_belong(result):
     expected = np.zeros((60, 80), int)
     expected[5:15, 7:27] = 3
     np.testing.assert_array_equal(result.layer.data, expected)
-    assert result.layer.data.dtype == np.uint16
 
 
 def test_planes_of_a_stack_are_written_where_they_belong(viewer):
@@ -217,14 +217,81 @@ def test_planes_of_a_stack_are_written_where_they_belong(viewer):
     assert np.argwhere(result.layer.data).max(axis=0).tolist() == [2, 1, 9, 11]
 
 
-def test_more_than_65535_objects_change_the_layer_to_32_bits(result):
-    result.write(progress(np.full((10, 10), 65535, np.int32)))
-    assert result.layer.data.dtype == np.uint16
-    result.write(progress(np.full((10, 10), 70000, np.int32), corner=(20, 20)))
-    assert result.layer.data.dtype == np.int32
-    assert result.layer.data[5, 5] == 65535
-    assert result.layer.data[25, 25] == 70000
+@pytest.mark.parametrize(("what", "dtype"), [("classes", np.uint8), ("objects", np.uint16)])
+def test_a_layer_starts_with_the_smallest_type_that_fits(result, what, dtype):
+    result.begin(what)
+    result.write(progress(np.full((10, 20), 3, np.int32)))
+    assert result.layer.data.dtype == dtype
+
+
+def test_a_layer_gets_wider_when_it_must_and_keeps_everything_else(result):
+    result.begin("classes")
+    result.write(progress(np.full((10, 10), 255, np.int64)))
+    result.layer.selected_label = 200
+    result.layer.mode = "pick"
+    color = result.layer.get_color(7)
+    for value, dtype in ((256, np.uint16), (65535, np.uint16), (65536, np.uint32)):
+        result.write(progress(np.full((10, 10), value, np.int64), corner=(20, 20)))
+        assert result.layer.data.dtype == dtype
+        assert result.layer.data[5, 5] == 255
+        assert result.layer.data[25, 25] == value
+        assert result.layer.selected_label == 200
+        np.testing.assert_array_equal(result.layer.get_color(7), color)
+        assert result.layer.mode == "pick"
     result.finished()
+    result.layer.undo()
+    assert result.layer.data[25, 25] == 65536
+
+
+def test_what_was_there_stays_until_something_else_comes(result):
+    result.begin("objects")
+    result.write(progress(np.ones((60, 80), np.int32)))
+    result.finished()
+    result.begin("objects")
+    assert (result.layer.data == 1).all()
+    result.write(progress(np.full((10, 10), 2, np.int32)))
+    assert (result.layer.data[10:] == 1).all()
+    assert (result.layer.data[:10, :10] == 2).all()
+
+
+# Parts of an image
+
+
+def test_only_the_chosen_part_is_written_and_its_objects_get_new_numbers(result):
+    result.begin("objects")
+    before = np.arange(4800, dtype=np.int32).reshape(60, 80) % 50
+    result.write(progress(before))
+    area = Area(box=(slice(10, 20), slice(30, 50)))
+    result.begin("objects", [area])
+    result.write(progress(np.full((60, 80), 3, np.int32)))
+    expected = before.copy()
+    expected[10:20, 30:50] = 49 + 3
+    np.testing.assert_array_equal(result.layer.data, expected)
+    result.begin("objects", [area])  # again: numbers do not climb for ever
+    result.write(progress(np.full((60, 80), 2, np.int32)))
+    expected[10:20, 30:50] = 49 + 2
+    np.testing.assert_array_equal(result.layer.data, expected)
+
+
+def test_outside_a_shape_nothing_is_written(result):
+    result.begin("classes")
+    result.write(progress(np.ones((60, 80), np.int32)))
+    inside = np.zeros((10, 20), bool)
+    inside[2:5, 3:9] = True
+    result.begin("classes", [Area(box=(slice(10, 20), slice(30, 50)), inside=inside)])
+    result.write(progress(np.full((8, 40), 2, np.int32), corner=(7, 20)))
+    expected = np.ones((60, 80), int)
+    expected[12:15, 33:39] = 2
+    np.testing.assert_array_equal(result.layer.data, expected)
+
+
+def test_parts_in_other_slices_are_not_written(viewer):
+    source = viewer.add_image(np.zeros((3, 20, 30)))
+    result = ResultLayer(viewer, source, image_of(source), "result")
+    result.begin("objects", [Area(box=(slice(1, 2), slice(0, 20), slice(0, 30)))])
+    for z in range(3):
+        result.write(progress(np.full((20, 30), 4, np.int32), index=(z,)))
+    assert [int(plane.max()) for plane in result.layer.data] == [0, 4, 0]
 
 
 def test_what_a_person_painted_is_never_written_over(result):
@@ -275,10 +342,10 @@ def canvas(viewer):
 def shown(make_napari_viewer, qtbot):
     """Makes a viewer that is really drawn, with an image, and a result on it."""
 
-    def show(shape=(60, 80), **place):
+    def show(shape=(60, 80), axes="", place="", **options):
         viewer = make_napari_viewer(show=True)
-        source = viewer.add_image(np.zeros(shape, np.uint8), name="field", visible=False, **place)
-        result = ResultLayer(viewer, source, image_of(source), "result")
+        source = viewer.add_image(np.zeros(shape, np.uint8), name="field", visible=False, **options)
+        result = ResultLayer(viewer, source, image_of(source, axes), "result", place)
         qtbot.wait(150)  # until the window has its final size
         return viewer, result
 
@@ -301,6 +368,8 @@ def test_a_part_that_is_redrawn_looks_as_if_all_were(shown, qtbot, how):
     labels = np.zeros((20, 30), np.int32)
     labels[2:18, 4:12], labels[5:10, 15:28] = 1, 2
     result.write(progress(labels, corner=(25, 40)))
+    np.testing.assert_array_equal(canvas(viewer), blank)  # not yet
+    result.redraw()
     part = canvas(viewer)
     result.layer.refresh()
     np.testing.assert_array_equal(part, canvas(viewer))
@@ -313,18 +382,86 @@ def test_a_part_is_redrawn_without_the_rest(shown, monkeypatch):
     blank, n_refreshed = canvas(viewer), []
     monkeypatch.setattr(Labels, "refresh", lambda *_, **__: n_refreshed.append(1))
     result.write(progress(np.ones((20, 30), np.int32), corner=(25, 40)))
+    result.redraw()
     assert n_refreshed == []
     assert (canvas(viewer) != blank).any()
 
 
-def test_planes_appear_while_they_are_looked_at(shown):
+def test_planes_appear_while_they_are_looked_at(shown, monkeypatch):
     viewer, result = shown((4, 40, 50), scale=(2, 1, 1))
     viewer.dims.set_point(0, 4)  # plane 2
     blank = canvas(viewer)
+    monkeypatch.setattr(Labels, "refresh", None)  # only the part is drawn
     result.write(progress(np.ones((20, 30), np.int32), index=(1,), corner=(5, 5)))
+    result.redraw()
     np.testing.assert_array_equal(canvas(viewer), blank)
     result.write(progress(np.ones((20, 30), np.int32), index=(2,), corner=(5, 5)))
+    result.redraw()
     assert (canvas(viewer) != blank).any()
+
+
+@pytest.mark.parametrize("axes", ["xyz", "zxy", "yzx"])
+def test_parts_of_an_image_whose_axes_have_another_order_appear_where_they_are(shown, axes, qtbot):
+    viewer, result = shown((20, 30, 40), axes=axes)
+    image = result.image
+    viewer.dims.set_point(0, 7)
+    blank = canvas(viewer)
+    labels = np.zeros(image.label_shape[-2:], np.int32)
+    labels[2:9, 3:17] = 5
+    for z in range(image.label_shape[0]):
+        result.write(progress(labels, index=(z,)))
+    np.testing.assert_array_equal(result.labels, np.stack([labels] * image.label_shape[0]))
+    assert result.layer.data.shape == (20, 30, 40)
+    result.redraw()
+    part = canvas(viewer)
+    assert (part != blank).any()
+    result.layer.refresh()
+    np.testing.assert_array_equal(part, canvas(viewer))
+
+
+@pytest.fixture
+def levels(tmp_path):
+    """Arrays on disk, from full size to coarse, that somebody else fills."""
+    return [
+        zarr.create_array(
+            str(tmp_path / str(i)), shape=(2048 >> i, 2048 >> i), chunks=(256, 256), dtype="uint32"
+        )
+        for i in range(2)
+    ]
+
+
+def test_a_result_on_disk_is_shown_while_it_fills(shown, levels, tmp_path):
+    viewer, result = shown((2048, 2048), place=str(tmp_path))
+    assert result.is_on_disk
+    assert not result.labels.any()
+    blank = canvas(viewer)
+    result.begin("objects")
+    result.show_levels(levels)
+    viewer.reset_view()
+    for i, level in enumerate(levels):
+        level[: 1024 >> i] = 70000
+    result.write(progress(np.full((1024, 2048), 70000)))
+    result.redraw()
+    assert (canvas(viewer) != blank).any()
+    result.finished()
+    assert result.is_usable
+    assert result.fits(result.source, result.image, str(tmp_path))
+    assert not result.fits(result.source, result.image)
+    result.begin("classes")  # their files will be others
+    assert not np.asarray(result.labels[:10, :10]).any()
+
+
+def test_a_result_on_disk_takes_over_that_of_a_trial(viewer, levels, tmp_path):
+    source = viewer.add_image(np.zeros((2048, 2048), np.uint8))
+    results = [
+        ResultLayer(viewer, source, image_of(source), "result", str(tmp_path / name))
+        for name in ("before", "after")
+    ]
+    results[1].show_levels(levels)
+    levels[0][:] = 7
+    results[0].take_over(results[1])
+    assert results[0].labels[5, 5] == 7
+    assert results[0].fits(source, image_of(source), str(tmp_path / "after"))
 
 
 def test_results_show_in_3d_too(shown, qtbot):
@@ -333,8 +470,11 @@ def test_results_show_in_3d_too(shown, qtbot):
     qtbot.wait(100)
     blank = canvas(viewer)
     result.write(progress(np.ones((30, 40), np.int32), index=(2,), corner=(5, 5)))
+    result.redraw()
+    part = canvas(viewer)
+    assert (part != blank).any()
     result.finished()
-    assert (canvas(viewer) != blank).any()
+    np.testing.assert_array_equal(canvas(viewer), part)
 
 
 # The stage
@@ -365,7 +505,6 @@ def test_the_chosen_image_follows_the_layers(viewer, stage):
     assert stage.source is None
     assert stage.image() is None
     assert stage.key == ""
-    assert stage.focus() is None
 
 
 def test_the_active_image_is_chosen_first():
@@ -386,20 +525,20 @@ def test_the_key_follows_the_data_and_the_axes(stage):
 
 
 def test_a_second_segmentation_takes_the_same_layer_if_it_is_free(viewer, stage):
-    first = stage.target()
-    assert stage.target() is first
+    first = stage.target(stage.image())
+    assert stage.target(stage.image()) is first
     first.layer.paint((5, 5), 3)
-    second = stage.target()
+    second = stage.target(stage.image())
     assert second is not first
     assert first.layer in viewer.layers
     viewer.layers.remove(second.layer)
-    assert stage.target() not in (first, second)
+    assert stage.target(stage.image()) not in (first, second)
 
 
 def test_another_image_gets_a_result_of_its_own(viewer, stage):
-    first = stage.target()
+    first = stage.target(stage.image())
     stage.choose(viewer.add_image(np.zeros((60, 80)), name="other"))
-    second = stage.target()
+    second = stage.target(stage.image())
     assert second is not first
     assert second.layer.name == "other segmentation"
 
@@ -407,7 +546,7 @@ def test_another_image_gets_a_result_of_its_own(viewer, stage):
 def test_corrections_stay_on_top_and_active(viewer, stage):
     image = stage.image()
     corrections = stage.add_corrections(np.zeros(image.label_shape, np.uint8), ("background", "a"))
-    stage.target()
+    stage.target(stage.image())
     assert viewer.layers[-1] is corrections.layer
     assert viewer.layers.selection.active is corrections.layer
     assert stage.shown_corrections() == {stage.key}
@@ -419,12 +558,12 @@ def test_corrections_stay_on_top_and_active(viewer, stage):
 @pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("edited", [True, False])
 def test_a_trial_takes_the_place_of_the_result_or_goes(viewer, stage, keep, edited):
-    before = stage.target()
+    before = stage.target(stage.image())
     before.write(progress(np.ones((60, 80), np.int32)))
     if edited:
         before.layer.paint((5, 5), 3)
     old = before.layer.data.copy()
-    trial = stage.target(on_trial=True)
+    trial = stage.target(stage.image(), on_trial=True)
     trial.write(progress(np.full((60, 80), 70000, np.int32)))
     stage.show_before(False)
     assert (before.layer.visible, trial.layer.visible) == (False, True)
@@ -444,12 +583,12 @@ def test_a_trial_takes_the_place_of_the_result_or_goes(viewer, stage, keep, edit
 
 
 def test_settling_survives_removed_layers(viewer, stage):
-    before, trial = stage.target(), stage.target(on_trial=True)
+    before, trial = stage.target(stage.image()), stage.target(stage.image(), on_trial=True)
     viewer.layers.remove(before.layer)
     stage.show_before(True)
     stage.settle_trial(True)
     assert stage.result is trial
-    trial = stage.target(on_trial=True)
+    trial = stage.target(stage.image(), on_trial=True)
     viewer.layers.clear()
     stage.settle_trial(True)
     assert stage.trial is None
@@ -457,7 +596,7 @@ def test_settling_survives_removed_layers(viewer, stage):
 
 
 def test_probabilities_are_no_image_to_choose(viewer, stage):
-    result = stage.target()
+    result = stage.target(stage.image())
     stage.show_probabilities(np.zeros((60, 80), np.float32), result)
     stage.show_probabilities(np.ones((60, 80), np.float32), result)
     maps = [layer for layer in viewer.layers if layer.name.endswith("probability")]
@@ -530,15 +669,37 @@ def test_classes_have_names_and_colours(corrections):
 @pytest.mark.parametrize("scale", [(1, 1), (0.5, 0.25)])
 def test_a_drawn_box_in_px_of_the_corrections(viewer, scale):
     source = viewer.add_image(np.zeros((60, 80)), scale=scale, translate=(3, 4))
-    layer = viewer.add_labels(np.zeros((60, 80), np.uint8), **placement(source, image_of(source)))
-    shapes = viewer.add_shapes()
-    assert box_of_shape(shapes, layer) is None
+    painted = np.zeros((60, 80), np.uint8)
+    corrections = CorrectionsLayer(viewer, source, image_of(source), painted, ("background", "a"))
+    shapes, layer = viewer.add_shapes(), corrections.layer
+    assert box_of_shape(shapes, corrections) is None
     corners = [layer.data_to_world(c) for c in ((5.2, 6.7), (5.2, 20.1), (30.5, 20.1), (30.5, 6.7))]
     shapes.add_rectangles(np.array(corners))
-    assert box_of_shape(shapes, layer) == ((), (5, 31), (6, 21))
+    assert box_of_shape(shapes, corrections) == ((), (5, 31), (6, 21))
     outside = [layer.data_to_world(c) for c in ((-9, 70), (-9, 99), (8.5, 99), (8.5, 70))]
     shapes.add_rectangles(np.array(outside))
-    assert box_of_shape(shapes, layer) == ((), (0, 9), (70, 80))
+    assert box_of_shape(shapes, corrections) == ((), (0, 9), (70, 80))
     nowhere = [layer.data_to_world(c) for c in ((-9, -9), (-9, -5), (-5, -5), (-5, -9))]
     shapes.add_rectangles(np.array(nowhere))
-    assert box_of_shape(shapes, layer) is None
+    assert box_of_shape(shapes, corrections) is None
+
+
+def test_corrections_of_axes_in_another_order_are_told_in_label_axes(viewer):
+    source = viewer.add_image(np.zeros((20, 30, 4)))  # x, y, z
+    image = image_of(source, "xyz")
+    values = np.zeros(image.label_shape, np.uint8)  # z, y, x
+    corrections = CorrectionsLayer(viewer, source, image, values, ("background", "a"))
+    told = []
+    corrections.on_changed = told.append
+    square = np.full((2, 3), 2, np.uint8)
+    assert corrections.set_values((1,), (10, 5), square) == 6
+    assert (corrections.array()[1, 10:12, 5:8] == 2).all()
+    assert (corrections.layer.data[5:8, 10:12, 1] == 2).all()
+    assert np.count_nonzero(values) == 6  # the layer works on this very array
+    boxes = {(index, rows, columns) for index, rows, columns in told[-1]}
+    assert boxes == {((1,), (10, 12), (5, 8))}
+    corrections.fill_in(np.ones(image.label_shape, np.uint8))
+    assert np.count_nonzero(values == 1) == values.size - 6
+    shapes = viewer.add_shapes(ndim=3)
+    shapes.add_rectangles(np.array([[3, 7, 2], [3, 9, 2], [6, 9, 2], [6, 7, 2]], float))
+    assert box_of_shape(shapes, corrections) == ((2,), (7, 9), (3, 6))

@@ -81,8 +81,9 @@ def test_preferences(manifest):
     properties = manifest.contributions.configurations["general"].properties
     defaults = {name: one.default for name, one in properties.items()}
     expected = {"project_folder": "", "device": "auto", "training_steps": 200, "tile_size": 0}
-    assert defaults == expected
+    assert defaults == expected | {"precision": "auto"}
     assert properties["device"].enum == ["auto", "cpu", "cuda", "mps"]
+    assert properties["precision"].enum == ["auto", "full"]
 
 
 def test_the_default_training_steps_are_those_of_the_settings(manifest):

@@ -13,6 +13,7 @@ from napari_unet.core.model import load_model
 from napari_unet.core.settings import FineTuneSettings, SegmentSettings
 from napari_unet.project import Project
 from napari_unet.session import Session, session_of
+from napari_unet.works import Request
 
 QUICK = FineTuneSettings(steps=12, patch_size=32, batch_size=2, memory=0.0)
 
@@ -22,11 +23,17 @@ class Canvas:
 
     def __init__(self, image):
         self.labels = np.zeros(image.label_shape, np.int32)
-        self.n_written = self.n_finished = 0
+        self.n_written = self.n_drawn = self.n_finished = 0
+
+    def begin(self, what, areas=()):
+        self.begun = (what, tuple(areas))
 
     def write(self, progress):
         self.n_written += 1
         self.labels[progress.region.index][progress.region.window] = progress.labels
+
+    def redraw(self):
+        self.n_drawn += 1
 
     def finished(self):
         self.n_finished += 1
@@ -66,7 +73,7 @@ def session(qtbot, tiny_model, tmp_path):
     session.model = tiny_model
     yield session
     session.cancel()
-    qtbot.waitUntil(lambda: not session.is_busy and session._adjusting is None)
+    qtbot.waitUntil(lambda: not session.is_busy and not session.predictions.is_at_work)
     qtbot.waitUntil(lambda: not session.journal.is_pending)
 
 
@@ -81,13 +88,18 @@ def paint(session, image):
     return painted
 
 
+def request(image, target, settings=None, **more):
+    return Request(image=image, target=target, settings=settings or SegmentSettings(), **more)
+
+
 def done(qtbot, session, timeout=20_000):
-    qtbot.waitUntil(lambda: not session.is_busy and session._adjusting is None, timeout=timeout)
+    predictions = session.predictions
+    qtbot.waitUntil(lambda: not session.is_busy and not predictions.is_at_work, timeout=timeout)
 
 
 def segment(qtbot, session, image, **settings):
     canvas = Canvas(image)
-    assert session.segment(image, canvas, SegmentSettings(**settings))
+    assert session.predictions.segment(request(image, canvas, SegmentSettings(**settings)))
     done(qtbot, session)
     return canvas
 
@@ -100,16 +112,17 @@ def same(one, other):
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
-class Slow:
-    """Makes each run of a network take a while, and counts them."""
+class Slowly:
+    """An array that takes its time to be read, and counts how often it is."""
 
-    def __init__(self, network, seconds=0.0):
-        self.n_runs, self.seconds = 0, seconds
-        network.register_forward_pre_hook(self.on_run)
+    def __init__(self, array, seconds=0.0):
+        self._array, self.shape, self.dtype = array, array.shape, array.dtype
+        self.n_reads, self.seconds = 0, seconds
 
-    def on_run(self, *_):
-        self.n_runs += 1
+    def __getitem__(self, selection):
+        self.n_reads += 1
         time.sleep(self.seconds)
+        return self._array[selection]
 
 
 # Models
@@ -168,8 +181,8 @@ def test_a_device_that_is_not_there_leaves_a_sentence_and_the_model(qtbot, sessi
 
 
 def test_a_second_job_is_refused_while_one_runs(qtbot, session, image, tiny_file):
-    assert session.segment(image, Canvas(image), SegmentSettings())
-    assert not session.segment(image, Canvas(image), SegmentSettings())
+    assert session.predictions.segment(request(image, Canvas(image)))
+    assert not session.predictions.segment(request(image, Canvas(image)))
     assert not session.open_model(tiny_file)
     assert "still running" in session.message[1]
     done(qtbot, session)
@@ -177,127 +190,9 @@ def test_a_second_job_is_refused_while_one_runs(qtbot, session, image, tiny_file
 
 def test_without_a_model_there_is_a_sentence(session, image):
     session.model = None
-    assert not session.segment(image, Canvas(image), SegmentSettings())
+    assert not session.predictions.segment(request(image, Canvas(image)))
     assert not session.fine_tune(QUICK)
     assert session.message == ("error", "There is no model yet. Open one in the Model step.")
-
-
-# Segment
-
-
-def test_the_objects_reach_the_target(qtbot, session, image):
-    segmented = []
-    session.segmented.connect(lambda: segmented.append(True))
-    canvas = segment(qtbot, session, image)
-    np.testing.assert_array_equal(canvas.labels > 0, image.array > 0)
-    assert len(np.unique(canvas.labels)) == 17
-    assert canvas.n_finished == 1
-    assert segmented == [True]
-    assert "Found 16 objects in 'squares'" in session.message[1]
-    foreground = session.prediction.foreground()
-    np.testing.assert_allclose(foreground, image.array > 0, atol=0.01)
-
-
-def test_the_map_of_a_stack_is_made_plane_by_plane(qtbot, session):
-    image = make_image(np.stack([squares(), squares()[::-1], 0 * squares()]), "zyx")
-    canvas = segment(qtbot, session, image)
-    np.testing.assert_array_equal(canvas.labels > 0, image.array > 0)
-    foreground = session.prediction.foreground()
-    assert foreground.chunks[0] == (1, 1, 1)
-    np.testing.assert_allclose(np.asarray(foreground), image.array > 0, atol=0.01)
-
-
-def test_cancel_answers_within_a_second_and_keeps_what_is_done(qtbot, session):
-    image = make_image(np.tile(squares(), (4, 4)), "yx")
-    slow = Slow(session.model.network, seconds=0.05)
-    canvas = Canvas(image)
-    session.segment(image, canvas, SegmentSettings(tile_size=16), focus=(0.0, 0.0))
-    qtbot.waitUntil(lambda: canvas.n_written > 2)
-    start = time.monotonic()
-    session.cancel()
-    assert session.is_stopping
-    assert "cancelled" in session.message[1]
-    n_written = canvas.n_written
-    done(qtbot, session)
-    assert time.monotonic() - start < 1
-    assert canvas.n_written == n_written
-    assert 0 < np.count_nonzero(canvas.labels) < np.count_nonzero(image.array)
-    assert canvas.n_finished == 0
-    n_runs = slow.n_runs
-    qtbot.wait(100)
-    assert slow.n_runs == n_runs
-    session.cancel()  # nothing runs any more
-    session.adjust(SegmentSettings(min_size=1))  # what is done can be worked with
-    done(qtbot, session)
-    assert np.count_nonzero(canvas.labels)
-
-
-def test_an_image_with_too_many_channels_leaves_a_sentence(qtbot, session):
-    image = make_image(np.zeros((5, 32, 32), np.uint8), "cyx", name="five")
-    segment(qtbot, session, image)
-    assert session.message[0] == "error"
-    assert "'five' has 5 channels" in session.message[1]
-
-
-@pytest.mark.parametrize(
-    "error", [RuntimeError("mat1 and mat2 shapes"), torch.OutOfMemoryError("out of memory")]
-)
-def test_an_error_in_the_network_leaves_a_sentence_that_stays(qtbot, session, image, error):
-    def fail(*_):
-        raise error
-
-    hook = session.model.network.register_forward_pre_hook(fail)
-    canvas = segment(qtbot, session, image)
-    qtbot.wait(50)
-    assert session.message[0] == "error"
-    assert len(session.message[1]) > 40
-    assert canvas.n_finished == 0
-    hook.remove()
-    assert segment(qtbot, session, image).n_finished == 1  # nothing is stuck
-
-
-def test_sliders_act_without_running_the_network(qtbot, session, image):
-    network = Slow(session.model.network)
-    canvas = segment(qtbot, session, image)
-    n_runs = network.n_runs
-    assert n_runs > 0
-    session.adjust(SegmentSettings(min_size=65))
-    done(qtbot, session)
-    assert not canvas.labels.any()
-    assert session.message[1] == "0 objects with these settings."
-    session.adjust(SegmentSettings(min_size=64))
-    done(qtbot, session)
-    assert canvas.labels.max() == 16
-    session.adjust(SegmentSettings(what="classes"))
-    done(qtbot, session)
-    assert set(np.unique(canvas.labels)) == {0, 1}
-    assert network.n_runs == n_runs
-    assert canvas.n_finished == 4
-
-
-def test_of_many_moves_of_a_slider_the_last_one_counts(qtbot, session, image):
-    canvas = segment(qtbot, session, image)
-    for min_size in range(66):
-        session.adjust(SegmentSettings(min_size=min_size))
-    done(qtbot, session)
-    assert not canvas.labels.any()
-    assert session.prediction.settings.min_size == 65
-
-
-def test_a_slider_moved_while_segmenting_acts_afterwards(qtbot, session, image):
-    canvas = Canvas(image)
-    session.segment(image, canvas, SegmentSettings())
-    session.adjust(SegmentSettings(min_size=65))
-    done(qtbot, session)
-    qtbot.waitUntil(lambda: not canvas.labels.any())
-    done(qtbot, session)
-    assert session.prediction.settings.min_size == 65
-
-
-def test_sliders_before_anything_was_segmented_do_nothing(qtbot, session):
-    session.adjust(SegmentSettings(min_size=65))
-    qtbot.wait(20)
-    assert session._adjusting is None
 
 
 # Fine-tune
@@ -369,13 +264,13 @@ def test_one_click_returns_to_any_round(qtbot, session, trial):
 
 
 def test_the_model_on_trial_is_the_one_that_segments(qtbot, session, image, trial):
-    old = session.prediction
+    old = session.predictions.current
     segment(qtbot, session, image)
-    assert session.trial_prediction.model is trial.after
-    assert session.prediction is old
+    assert session.predictions.on_trial.model is trial.after
+    assert session.predictions.current is old
     session.go_back()
-    assert session.trial_prediction is None
-    assert session.prediction is old
+    assert session.predictions.on_trial is None
+    assert session.predictions.current is old
 
 
 def test_training_without_corrections_leaves_a_sentence(qtbot, session):
@@ -524,14 +419,14 @@ def test_a_session_that_dies_in_the_middle_of_a_job_stops_it(qtbot, tiny_model, 
 
     session = Session(Project.create(tmp_path / "project"))
     session.model = tiny_model
-    slow = Slow(tiny_model.network, seconds=0.02)
-    image = make_image(np.tile(squares(), (8, 8)), "yx")
-    session.segment(image, Canvas(image), SegmentSettings(tile_size=16))
-    qtbot.waitUntil(lambda: slow.n_runs > 2)
+    slow = Slowly(np.tile(squares(), (8, 8)), seconds=0.02)
+    image = make_image(slow, "yx")
+    session.predictions.segment(request(image, Canvas(image), SegmentSettings(tile_size=16)))
+    qtbot.waitUntil(lambda: slow.n_reads > 4)
     session.deleteLater()
     del session
     gc.collect()
     qtbot.wait(100)
-    n_runs = slow.n_runs
+    n_reads = slow.n_reads
     qtbot.wait(200)
-    assert slow.n_runs <= n_runs + 1
+    assert slow.n_reads <= n_reads + 1

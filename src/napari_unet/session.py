@@ -1,89 +1,43 @@
 """The one mutable object: what is loaded, what is running, what was found. One per viewer.
 
 Widgets call its methods and listen to its signals; they never talk to each other. It owns the
-jobs, so that a closed dock leaves nothing behind. It knows no layer: results go to a `Target`,
-strokes come from a `PaintedLayer`, both made by `napari_unet.layers`.
+jobs, so that a closed dock leaves nothing behind; those that segment are those of its
+`Predictions`. It knows no layer: results go to a `Target`, strokes come from a `PaintedLayer`,
+both made by `napari_unet.layers`.
 """
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from qtpy.QtCore import QEvent, QObject, Signal
 
 from napari_unet.core.errors import ProjectError, UNetLiveError
-from napari_unet.core.settings import FineTuneSettings, SegmentSettings
+from napari_unet.core.settings import FineTuneSettings
 from napari_unet.jobs import Job
 from napari_unet.journal import Journal
+from napari_unet.predictions import Predictions
 from napari_unet.preferences import preference
 from napari_unet.project import Project, default_project
+from napari_unet.rounds import (
+    Kept,
+    Trial,
+    moving_model,
+    opening_model,
+    rounds_of,
+    saved_in,
+    training,
+)
 
 if TYPE_CHECKING:
-    from napari_unet.core.image import Image
-    from napari_unet.core.model import Model, Round
-    from napari_unet.core.segmentation import SegmentProgress
+    from napari_unet.core.model import Model
 
-__all__ = ["Kept", "Prediction", "Session", "Target", "Trial", "session_of"]
-
-
-class Target(Protocol):
-    """Where a segmentation is shown while it is made."""
-
-    def write(self, progress: SegmentProgress) -> None:
-        """Show one finished region."""
-
-    def finished(self) -> None:
-        """All regions are there."""
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Prediction:
-    """The probabilities of the last segmentation; `outputs` fills while it runs."""
-
-    image: Image
-    model: Model
-    target: Target
-    settings: SegmentSettings
-    outputs: Any = None
-
-    def foreground(self) -> Any:
-        """Probability of not being background, in 0 ... 1, in the label axes of the image.
-
-        A numpy array for one plane; a dask array, computed plane by plane, for more.
-        """
-        counted = [i for i, c in enumerate(self.model.description.output_class) if c > 0]
-        if self.outputs.ndim == 3:
-            return self.outputs[counted].astype("float32").sum(axis=0)
-        import dask.array as da
-
-        chunks = (-1, *[1] * (self.outputs.ndim - 3), -1, -1)
-        lazy = da.from_array(self.outputs, chunks=chunks)
-        return lazy[counted].astype("float32").sum(axis=0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Trial:
-    """A model fresh from training and the one it came from, until the user decides."""
-
-    before: Model
-    after: Model
-    path: Path | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
-    """One round of fine-tuning that is kept in the project."""
-
-    path: Path
-    round: Round
+__all__ = ["Session", "session_of"]
 
 
 class Session(QObject):
@@ -92,10 +46,12 @@ class Session(QObject):
     Attributes
     ----------
     model_changed, project_changed, rounds_changed, trial_changed, corrections_changed,
-    segmented, job_changed : emitted after the state of that name changed.
+    job_changed : emitted after the state of that name changed.
     layers_changed, image_changed : the layers of the viewer, or the chosen one, are others now.
     trial_settled : emitted with whether the model on trial was kept.
     progressed : emitted with what a running job yields.
+    predictions : what was segmented, and the jobs that do it.
+    model, source : what segments, and the file or the name it was opened from.
     saved : key of each image of the project to its number of corrected px.
     said : emitted with a kind ("info", "done" or "error") and a sentence for the user.
     """
@@ -106,7 +62,6 @@ class Session(QObject):
     trial_changed = Signal()
     trial_settled = Signal(bool)
     corrections_changed = Signal()
-    segmented = Signal()
     job_changed = Signal()
     layers_changed = Signal()
     image_changed = Signal()
@@ -116,20 +71,18 @@ class Session(QObject):
     def __init__(self, project: Project | None = None) -> None:
         super().__init__()
         self.model: Model | None = None
+        self.source = ""
         self.device = str(preference("general", "device", "auto"))
         self.trial: Trial | None = None
         self.rounds: tuple[Kept, ...] = ()
         self.saved: dict[str, int] = {}
-        self.prediction: Prediction | None = None
-        self.trial_prediction: Prediction | None = None
         self.training_curve: list[Any] = []
         self.message = ("info", "")
         self.busy = ""
         self.started_at = 0.0
         self._job: Job | None = None
         self._take_result: Callable[[], None] | None = None
-        self._adjusting: Job | None = None
-        self._next_adjustment: tuple[SegmentSettings, Any] | None = None
+        self.predictions = Predictions(self)
         self.journal = Journal(project or self._first_project(), parent=self)
         self.journal.saved.connect(self._on_journal_saved)
         self.journal.failed.connect(self._on_journal_failed)
@@ -158,13 +111,22 @@ class Session(QObject):
         """Whether a job runs that the user waits for."""
         return self._job is not None
 
-    def _start(
+    def start(
         self,
         busy: str,
         make_work: Callable[[], Generator[Any, None, Any]],
         on_returned: Callable[[Any], None],
         on_progressed: Callable[[Any], None] | None = None,
     ) -> bool:
+        """Run work that the user waits for; says so and returns False if some runs already.
+
+        Parameters
+        ----------
+        busy : what it is, such as "Segmenting".
+        make_work : makes the work; called on the worker thread.
+        on_returned : called with its result, when the next job may start.
+        on_progressed : called with each value that it yields.
+        """
         if self._job is not None:
             self.say("info", f"{self.busy} is still running. Wait for it, or cancel it first.")
             return False
@@ -213,24 +175,14 @@ class Session(QObject):
         if take_result is not None:
             take_result()
         self.job_changed.emit()
-        self._adjust_next()
 
     # ---- model
 
     def open_model(self, source: str | Path) -> bool:
         """Open a model in the background; `model_changed` follows, or an error sentence."""
-        device, project = self.device, self.project
-
-        def make_work() -> Generator[Any, None, tuple[Model, dict[str, int]]]:
-            _share_the_cores()
-            from napari_unet.core import finetuning, segmentation  # noqa: F401  (slow imports)
-            from napari_unet.core.model import load_model
-            from napari_unet.core.progress import Progress
-
-            yield Progress(done=0, total=0, message="Opening the model")
-            return load_model(source, device), _saved_in(project)
-
-        return self._start("Opening the model", make_work, self._on_model_opened)
+        make_work = partial(opening_model, source, self.device, self.project)
+        on_opened = partial(self._on_model_opened, str(source))
+        return self.start("Opening the model", make_work, on_opened)
 
     def open_first_model(self) -> bool:
         """Open the model this project works with, else the built-in one."""
@@ -242,20 +194,13 @@ class Session(QObject):
         """Move the model to another device."""
         self.device = name
         if self.model is not None and not self.is_busy:
-            model = self.model
+            make_work = partial(moving_model, self.model, name)
+            self.start("Moving the model", make_work, self._set_model)
 
-            def make_work() -> Generator[Any, None, Model]:
-                from napari_unet.core.model import load_model
-                from napari_unet.core.progress import Progress
-
-                yield Progress(done=0, total=0, message="Moving the model")
-                return load_model(model, name)
-
-            self._start("Moving the model", make_work, self._set_model)
-
-    def _on_model_opened(self, opened: tuple[Model, dict[str, int]]) -> None:
+    def _on_model_opened(self, source: str, opened: tuple[Model, dict[str, int]]) -> None:
         self.go_back()  # whoever opens a model has decided against the one on trial
         model, self.saved = opened
+        self.source = source
         self._set_model(model)
         self.refresh_rounds()
         self.corrections_changed.emit()
@@ -264,97 +209,6 @@ class Session(QObject):
     def _set_model(self, model: Model) -> None:
         self.model = model
         self.model_changed.emit()
-
-    # ---- segment
-
-    def segment(
-        self,
-        image: Image,
-        target: Target,
-        settings: SegmentSettings,
-        focus: tuple[float, ...] | None = None,
-    ) -> bool:
-        """Segment `image` into `target`, with the model on trial if there is one."""
-        chosen = self.model if self.trial is None else self.trial.after
-        if chosen is None:
-            self.say("error", "There is no model yet. Open one in the Model step.")
-            return False
-        prediction = Prediction(image=image, model=chosen, target=target, settings=settings)
-
-        def make_work() -> Generator[Any, None, Any]:
-            from napari_unet.core.segmentation import allocate_outputs, segmenting
-
-            prediction.outputs = allocate_outputs(image, chosen)
-            return segmenting(image, chosen, settings, outputs=prediction.outputs, focus=focus)
-
-        started = self._start("Segmenting", make_work, self._on_segmented, target.write)
-        if started and self.trial is not None:
-            self.trial_prediction = prediction
-        elif started:
-            self.prediction = prediction
-        return started
-
-    @property
-    def _shown(self) -> Prediction | None:
-        """The prediction that the knobs act on."""
-        return self.prediction if self.trial is None else self.trial_prediction
-
-    def _on_segmented(self, result: Any) -> None:
-        shown = self._shown
-        if shown is None:
-            return
-        shown.target.finished()
-        seconds = time.monotonic() - self.started_at
-        if result.settings.what == "objects":
-            found = f"{int(result.labels.max(initial=0))} objects"
-        else:
-            found = f"{result.classes.astype(bool).mean():.1%} of the pixels"
-        self.say("done", f"Found {found} in {shown.image.name!r} in {seconds:.1f} s.")
-        self.segmented.emit()
-
-    def adjust(self, settings: SegmentSettings, focus: tuple[float, ...] | None = None) -> None:
-        """Find objects again with other settings, without running the network."""
-        self._next_adjustment = (settings, focus)
-        if self._adjusting is not None:
-            self._adjusting.stop()
-        else:
-            self._adjust_next()
-
-    def _adjust_next(self) -> None:
-        prediction, asked = self._shown, self._next_adjustment
-        if asked is None or prediction is None or prediction.outputs is None or self.is_busy:
-            return
-        settings, focus = asked
-        self._next_adjustment = None
-        prediction.settings = settings
-
-        def make_work() -> Generator[Any, None, Any]:
-            from napari_unet.core.segmentation import finding_objects
-
-            return finding_objects(
-                prediction.outputs, prediction.model.description, settings,
-                prediction.image, focus,
-            )  # fmt: skip
-
-        job = Job(make_work, parent=self)
-        job.progressed.connect(prediction.target.write)
-        job.returned.connect(self._on_adjusted)
-        job.failed.connect(self._on_job_failed)
-        job.ended.connect(self._on_adjustment_ended)
-        self._adjusting = job
-        job.start()
-
-    def _on_adjusted(self, labels: Any) -> None:
-        if self._shown is not None:
-            self._shown.target.finished()
-        self.say("done", f"{int(labels.max(initial=0))} objects with these settings.")
-        self.segmented.emit()
-
-    def _on_adjustment_ended(self) -> None:
-        if self._adjusting is not None:
-            self._adjusting.deleteLater()
-        self._adjusting = None
-        self._adjust_next()
 
     # ---- corrections
 
@@ -372,7 +226,7 @@ class Session(QObject):
         """Work with the project in `folder` from now on; open corrections come along."""
         try:
             project = open_or_create(folder)
-            self.saved = _saved_in(project)
+            self.saved = saved_in(project)
             self.journal.move_to(project)
         except UNetLiveError as error:
             self.say("error", str(error))
@@ -397,16 +251,8 @@ class Session(QObject):
             self.say("error", "There is no model yet. Open one in the Model step.")
             return False
         self.journal.flush()
-
-        def make_work() -> Generator[Any, None, Trial]:
-            from napari_unet.core.finetuning import fine_tuning
-            from napari_unet.core.progress import Progress
-
-            yield Progress(done=0, total=0, message="Gathering the corrections")
-            after = yield from fine_tuning(model, project.training_images(), settings)
-            return Trial(before=model, after=after, path=project.save_round(after))
-
-        started = self._start("Training", make_work, self._on_trained, self._on_training_progressed)
+        make_work = partial(training, model, project, settings)
+        started = self.start("Training", make_work, self._on_trained, self._on_training_progressed)
         if started:
             self.training_curve = []
         return started
@@ -425,9 +271,9 @@ class Session(QObject):
         """Go on with the model fresh from training."""
         if self.trial is not None:
             trial, self.trial = self.trial, None
-            if self.trial_prediction is not None:
-                self.prediction, self.trial_prediction = self.trial_prediction, None
+            self.predictions.settle_trial(True)
             self._remember(trial.path)
+            self.source = str(trial.path or "")
             self._set_model(trial.after)
             self.say("done", f"Kept: the model is now {trial.after.title!r}.")
             self.trial_settled.emit(True)
@@ -436,7 +282,8 @@ class Session(QObject):
     def go_back(self) -> None:
         """Stay with the model from before training; the new one stays in the history."""
         if self.trial is not None:
-            trial, self.trial, self.trial_prediction = self.trial, None, None
+            trial, self.trial = self.trial, None
+            self.predictions.settle_trial(False)
             self.say("done", f"Back to {trial.before.title!r}; the round stays in the history.")
             self.trial_settled.emit(False)
             self.trial_changed.emit()
@@ -459,14 +306,7 @@ class Session(QObject):
         """Read the project's rounds again; before the first model is open there is no torch."""
         if self.model is None:
             return
-        from napari_unet.core.checkpoints.native import read_history
-
-        kept = []
-        for path in self.project.round_paths():
-            history = read_history(path)
-            if history:
-                kept.append(Kept(path=path, round=history[-1]))
-        self.rounds = tuple(kept)
+        self.rounds = rounds_of(self.project)
         self.rounds_changed.emit()
 
     # ---- the window
@@ -476,22 +316,6 @@ class Session(QObject):
         if event is not None and event.type() == QEvent.Type.Close:
             self.journal.flush()
         return False
-
-
-def _share_the_cores() -> None:
-    """Let torch's threads sleep while they wait for each other; must come before torch.
-
-    NOTE: by default they spin. As soon as the window, its drawing or another program needs a
-    core too, the spinning ones keep the one they wait for from running: on two busy cores
-    segmenting took three to seven times as long.
-    """
-    if "torch" not in sys.modules:
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
-
-def _saved_in(project: Project) -> dict[str, int]:
-    """Corrected px of each image of a project."""
-    return {image.key: sum(image.n_corrected.values()) for image in project.images()}
 
 
 def open_or_create(folder: Path) -> Project:

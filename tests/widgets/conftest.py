@@ -36,7 +36,9 @@ def idle(qtbot):
     """Waits until a session has nothing to do."""
 
     def wait(session, timeout=20_000):
-        qtbot.waitUntil(lambda: not session.is_busy and session._adjusting is None, timeout=timeout)
+        qtbot.waitUntil(
+            lambda: not session.is_busy and not session.predictions.is_at_work, timeout=timeout
+        )
         qtbot.waitUntil(lambda: not session.journal.is_pending, timeout=5000)
 
     return wait

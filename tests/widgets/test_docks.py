@@ -14,15 +14,18 @@ from qtpy.QtGui import QCloseEvent
 from qtpy.QtWidgets import QApplication, QWidget
 
 import napari_unet
-from napari_unet.core.settings import FineTuneSettings
+from napari_unet.core.settings import FineTuneSettings, SegmentSettings
 from napari_unet.layers import stage_of
 from napari_unet.project import default_project
 from napari_unet.session import session_of
+from napari_unet.widgets.common import segment
 from napari_unet.widgets.correct import CorrectWidget
 from napari_unet.widgets.finetune import FineTuneWidget
-from napari_unet.widgets.live import LiveWidget, _Section
+from napari_unet.widgets.live import LiveWidget
 from napari_unet.widgets.model import ModelWidget
+from napari_unet.widgets.parts import Fold
 from napari_unet.widgets.segment import SegmentWidget
+from napari_unet.works import Adjustment
 
 NAME = "napari-unet-live"
 COMMANDS = {
@@ -64,7 +67,7 @@ def test_docks_open_from_the_menu_and_by_name(with_plugin, viewer, session, idle
         get_app_model().commands.execute_command(f"{NAME}.{COMMANDS[title]}").result()
         window = viewer.window._qt_window
         docks = window.findChildren(kind)
-        found = [dock for dock in docks if not isinstance(dock.parent().parent(), _Section)]
+        found = [dock for dock in docks if not isinstance(dock.parent().parent(), Fold)]
         assert len(found) == 2
         assert by_name in found
         for dock in found:
@@ -105,6 +108,7 @@ def parts_of(widget):
         if isinstance(part, kinds)
         and not part.objectName().startswith("qt_")
         and "pyqtgraph" not in type(part).__module__
+        and "ScrollBar" not in type(part).__name__
         and not isinstance(part.parent(), (*kinds, QAbstractSlider))
     ]
 
@@ -121,9 +125,35 @@ def test_every_control_has_a_tooltip(dock, session, viewer, squares, click):
         and part.isEnabledTo(step)
         and not part.isHidden()
         and "Label" not in type(part.parent()).__name__
-        and "ScrollBar" not in type(part).__name__
     ]
     assert silent == []
+
+
+def test_whatever_is_disabled_says_why(dock, viewer, session, squares, click, idle, slow):
+    """Its tooltip is another one than when it can be used."""
+    live = dock(LiveWidget)
+    steps = (live.model, live.segment, live.correct, live.finetune)
+    seen = {}
+
+    def look():
+        for step in steps:
+            for part in parts_of(step):
+                tip = part.toolTip() or part.parent().toolTip()
+                seen.setdefault(part, {}).setdefault(part.isEnabled(), set()).add(tip)
+
+    look()
+    viewer.add_image(np.tile(squares, (4, 4)))
+    look()
+    segment(session, stage_of(viewer), SegmentSettings(tile_size=32))
+    look()
+    idle(session)
+    look()
+    click(live.correct.start_button)
+    look()
+    disabled = [part for part, tips in seen.items() if {True, False} <= tips.keys()]
+    assert len(disabled) > 10
+    unclear = [seen[part] for part in disabled if seen[part][True] & seen[part][False]]
+    assert unclear == []
 
 
 def test_two_docks_of_a_kind_say_the_same(dock, session, viewer, squares, click, idle):
@@ -148,13 +178,10 @@ def test_two_docks_of_a_kind_say_the_same(dock, session, viewer, squares, click,
 
 def start(session, what, squares):
     """Begin a long job; returns how it shows that it goes on."""
-    from napari_unet.core.settings import SegmentSettings
-
     stage = stage_of(session_viewer[session])
     if what == "segmenting":
-        target = stage.target()
-        session.segment(stage.image(), target, SegmentSettings(tile_size=32))
-        return lambda: target.layer.data.any()
+        segment(session, stage, SegmentSettings(tile_size=32))
+        return lambda: stage.result.layer.data.any()
     image = stage.image()
     painted = np.zeros(image.label_shape, np.uint8)
     painted[:, :24], painted[4:12, 4:12] = 1, 2
@@ -171,7 +198,8 @@ session_viewer = weakref.WeakKeyDictionary()
 
 @pytest.fixture
 def slow(tiny_model, monkeypatch):
-    """Every tile takes 20 ms, so that a job is under way for a while."""
+    """Every tile, and every step of training, takes 20 ms, so that a job lasts a while."""
+    from napari_unet.core.image import Image
     from napari_unet.core.networks import UNet
 
     forward = UNet.forward
@@ -180,7 +208,14 @@ def slow(tiny_model, monkeypatch):
         time.sleep(0.02)
         return forward(self, image)
 
+    read = Image.read
+
+    def read_slowly(self, index, window):
+        time.sleep(0.02)
+        return read(self, index, window)
+
     monkeypatch.setattr(UNet, "forward", slowly)
+    monkeypatch.setattr(Image, "read", read_slowly)
 
 
 @pytest.fixture
@@ -246,7 +281,7 @@ def test_deleting_layers_in_the_middle_of_a_job_does_no_harm(
         assert live.finetune.keep_button.isEnabled()
         click(live.finetune.keep_button)
     else:
-        session.adjust(session.prediction.settings)
+        session.predictions.adjust(Adjustment(settings=session.predictions.current.settings))
     idle(session)
     assert session.message[0] == "done", session.message
     if which == "result or corrections":
@@ -311,7 +346,7 @@ def live_and_die(make_napari_viewer, squares, idle):
         "session": session,
         "stage": stage,
         "model": session.model.network,
-        "outputs": session.prediction.outputs,
+        "outputs": session.predictions.current.outputs,
         "corrections": corrections.layer,
     }
     viewer.close()

@@ -18,7 +18,7 @@ from napari_unet.core.corrections import Box
 from napari_unet.core.image import Image
 from napari_unet.layers.reading import placement
 
-__all__ = ["COLORS", "CorrectionsLayer", "box_of_shape", "color_of"]
+__all__ = ["COLORS", "CorrectionsLayer", "box_of_shape", "color_of", "draw_box", "remove_boxes"]
 
 TAG = "napari-unet-live"
 COLORS = ("#00000000", "#3d8bfd", "#ff8c1a", "#35c46b", "#e64ca6", "#f2d13c", "#8f6bf2", "#2fc6c6")
@@ -59,7 +59,7 @@ class CorrectionsLayer:
         self.class_names = class_names
         self.on_changed: Callable[[list[Box] | None], object] | None = None
         self.layer: Labels = viewer.add_labels(
-            corrections,
+            image.to_layer_order(corrections),
             name=f"{source.name} corrections",
             opacity=0.6,
             metadata={TAG: {"role": "corrections", "image": image.name}},
@@ -74,14 +74,15 @@ class CorrectionsLayer:
         self.layer.events.data.connect(self._on_layer_set_data)
 
     def array(self) -> npt.NDArray[np.integer]:
-        """The painted values now; still there when the layer has been removed."""
-        painted: npt.NDArray[np.integer] = self.layer.data
+        """The painted values now, in the label axes; still there without the layer."""
+        painted: npt.NDArray[np.integer] = self.image.to_label_order(self.layer.data)
         return painted
 
     def fill_in(self, values: npt.NDArray[np.uint8]) -> None:
         """Paint `values`, of the shape of the layer, wherever nothing is painted yet."""
-        untouched = (self.layer.data == 0) & (values > 0)
-        self.layer.data[untouched] = values[untouched]
+        painted = self.array()
+        untouched = (painted == 0) & (values > 0)
+        painted[untouched] = values[untouched]
         self.layer.refresh()
 
     def bind_keys(self, keys: Iterable[tuple[str, partial[object]]]) -> None:
@@ -117,7 +118,7 @@ class CorrectionsLayer:
         """
         y, x = corner
         height, width = values.shape
-        plane = self.layer.data[index]
+        plane = self.array()[index]
         new = (values > 0) & (plane[y : y + height, x : x + width] == 0)
         rows, columns = np.nonzero(new)
         if rows.size == 0:
@@ -125,6 +126,7 @@ class CorrectionsLayer:
         if rows.size <= UNDO_LIMIT:
             leading = tuple(np.full(rows.size, i) for i in index)
             where = (*leading, rows + y, columns + x)
+            where = tuple(where[axis] for axis in self.image.label_order)
             self.layer.data_setitem(where, values[rows, columns].astype(self.layer.data.dtype))
         else:
             plane[y : y + height, x : x + width][new] = values[new]
@@ -133,7 +135,7 @@ class CorrectionsLayer:
 
     def _on_layer_paint(self, event: Any) -> None:
         if self.on_changed is not None:
-            self.on_changed(_boxes(event.value))
+            self.on_changed(_boxes(event.value, self.image))
 
     def _on_layer_set_data(self) -> None:
         """Undo, redo and writes from elsewhere do not say what they changed."""
@@ -147,7 +149,7 @@ def _colormap(class_names: tuple[str, ...]) -> DirectLabelColormap:
     return DirectLabelColormap(color_dict=colors)
 
 
-def _boxes(atoms: Iterable[Any]) -> list[Box] | None:
+def _boxes(atoms: Iterable[Any], image: Image) -> list[Box] | None:
     """Boxes of the strokes in a paint event; None if napari's history has changed its form."""
     boxes: list[Box] = []
     for atom in atoms:
@@ -155,6 +157,7 @@ def _boxes(atoms: Iterable[Any]) -> list[Box] | None:
         key = key if key is not None else _extent(atom[0])
         if not all(isinstance(side, slice) for side in key):
             return None
+        key = [key[image.label_order.index(axis)] for axis in range(len(key))]  # label axes
         for index in np.ndindex(*(side.stop - side.start for side in key[:-2])):
             plane = tuple(int(side.start + i) for side, i in zip(key[:-2], index, strict=True))
             rows, columns = ((int(side.start), int(side.stop)) for side in key[-2:])
@@ -169,13 +172,47 @@ def _extent(indices: Any) -> tuple[Any, ...]:
     return tuple(slice(int(i.min()), int(i.max()) + 1) for i in indices)
 
 
-def box_of_shape(shapes: Shapes, layer: Labels) -> Box | None:
-    """The box around the last drawn shape in the data of `layer`; None if it is empty."""
+def draw_box(
+    viewer: ViewerModel, corrections: CorrectionsLayer, on_drawn: Callable[[Box | None], object]
+) -> None:
+    """Let the user draw one rectangle; `on_drawn` gets it in px of the corrections."""
+    layer = corrections.layer
+    shapes: Shapes = viewer.add_shapes(
+        name="draw a box around what is right",
+        ndim=layer.ndim,
+        edge_color="#35c46b",
+        face_color="#35c46b33",
+        scale=layer.scale,
+        units=layer.units,
+        axis_labels=layer.axis_labels,
+        metadata={TAG: {"role": "box"}},
+    )
+    shapes.mode = "add_rectangle"
+
+    def on_mouse_released(shapes: Shapes, event: Any) -> Any:
+        yield
+        while event.type == "mouse_move":
+            yield
+        on_drawn(box_of_shape(shapes, corrections))
+
+    shapes.mouse_drag_callbacks.append(on_mouse_released)
+
+
+def remove_boxes(viewer: ViewerModel) -> None:
+    """Remove the layers that boxes are drawn on."""
+    for layer in list(viewer.layers):
+        if layer.metadata.get(TAG, {}).get("role") == "box":
+            viewer.layers.remove(layer)
+
+
+def box_of_shape(shapes: Shapes, corrections: CorrectionsLayer) -> Box | None:
+    """The box around the last drawn shape in px of the label axes; None if it is empty."""
+    layer, order = corrections.layer, np.argsort(corrections.image.label_order)
     if not len(shapes.data):
         return None
     corners = np.array([layer.world_to_data(shapes.data_to_world(c)) for c in shapes.data[-1]])
-    low, high = np.floor(corners.min(axis=0)), np.ceil(corners.max(axis=0))
-    limits = np.array(layer.data.shape)
+    low, high = np.floor(corners.min(axis=0))[order], np.ceil(corners.max(axis=0))[order]
+    limits = np.array(corrections.image.label_shape)
     low, high = np.clip(low, 0, limits).astype(int), np.clip(high, 0, limits).astype(int)
     if (high[-2:] - low[-2:] < 1).any():
         return None

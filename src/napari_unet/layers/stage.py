@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -16,18 +17,21 @@ from napari.layers import Labels, Shapes
 from napari_unet.core.corrections import Box
 from napari_unet.core.errors import ImageError
 from napari_unet.core.image import Image
-from napari_unet.layers.painting import CorrectionsLayer, box_of_shape
+from napari_unet.layers.painting import CorrectionsLayer, draw_box, remove_boxes
 from napari_unet.layers.reading import (
     axes_of,
     focus_of,
     image_layers,
     image_of,
     label_layers,
-    placement,
+    level_for,
 )
+from napari_unet.layers.regions import Area, areas_of_shapes, slice_area, view_area
 from napari_unet.layers.results import TAG, ResultLayer
 
-__all__ = ["Stage", "stage_of"]
+__all__ = ["Stage", "Where", "stage_of"]
+
+Where = Literal["everywhere", "view", "slice", "shapes"]
 
 
 class Stage:
@@ -36,7 +40,7 @@ class Stage:
     Attributes
     ----------
     source : the chosen image layer.
-    leading : what its axes before `(y, x)` are, such as "z" or "c"; "" to read it off the layer.
+    chosen_axes : a letter for each of its axes, as the user says; "" to read them off the layer.
     result : where the last segmentation is shown.
     trial : where the segmentation of a model on trial is shown.
     shown_probabilities : the array whose map is shown, if one is.
@@ -45,13 +49,13 @@ class Stage:
     def __init__(self, viewer: ViewerModel) -> None:
         self._viewer = weakref.ref(viewer)
         self.source: ImageLayer | None = None
-        self.leading = ""
+        self.chosen_axes = ""
         self.result: ResultLayer | None = None
         self.trial: ResultLayer | None = None
         self.shown_probabilities: Any = None
         self.on_layers_changed: Callable[[], object] | None = None
         self._corrections: dict[str, CorrectionsLayer] = {}
-        self._image: tuple[Any, str, Image, str] | None = None
+        self._images: tuple[Any, str, dict[int, Image], str] | None = None
         for name in ("inserted", "removed", "reordered", "renamed"):
             getattr(viewer.layers.events, name).connect(self._on_layers_changed)
         self.choose_any()
@@ -69,9 +73,9 @@ class Stage:
         """Image layers to choose from; maps of probabilities are none."""
         return [layer for layer in image_layers(self.viewer) if TAG not in layer.metadata]
 
-    def choose(self, source: ImageLayer | None, leading: str = "") -> None:
-        """Work on another image layer from now on."""
-        self.source, self.leading = source, leading
+    def choose(self, source: ImageLayer | None, axes: str = "") -> None:
+        """Work on another image layer from now on, whose axes are `axes` if they are given."""
+        self.source, self.chosen_axes = source, axes
 
     def choose_any(self) -> None:
         """Keep the chosen layer if it is still there; else take the active or the last one."""
@@ -82,15 +86,34 @@ class Stage:
         self.choose(active if active in images else (images[-1] if images else None))
 
     @property
-    def leading_axes(self) -> str:
-        """What the axes of the chosen image before `(y, x)` are, chosen or read off the layer."""
-        if self.source is None:
-            return ""
-        return axes_of(self.source, self.leading)[: self.source.ndim - 2]
+    def axes(self) -> str:
+        """A letter for each axis of the chosen image, chosen or read off the layer."""
+        return "" if self.source is None else axes_of(self.source, self.chosen_axes)
 
     def image(self) -> Image | None:
-        """The chosen image; None without one. Raises `ImageError` if it cannot be used."""
-        return None if self.source is None else self._identified()[0]
+        """The chosen image at full size; None without one.
+
+        Raises
+        ------
+        ImageError
+            If it cannot be used.
+        """
+        return None if self.source is None else self._identified()[0][0]
+
+    def image_for(self, pixel_size: float | None, dims: int) -> Image:
+        """The chosen image for a model, from the level whose pixels are the right size for it.
+
+        Parameters
+        ----------
+        pixel_size : of the images the model was trained on, in µm; None if unknown.
+        dims : of the model.
+        """
+        assert self.source is not None
+        images, _ = self._identified()
+        level = level_for(self.source, pixel_size, self.chosen_axes, dims)
+        if level not in images:
+            images[level] = image_of(self.source, self.chosen_axes, level)
+        return images[level]
 
     @property
     def key(self) -> str:
@@ -103,38 +126,88 @@ class Stage:
         except ImageError:
             return ""
 
-    def _identified(self) -> tuple[Image, str]:
+    def _identified(self) -> tuple[dict[int, Image], str]:
+        """The chosen image by its level, and its key."""
         assert self.source is not None
-        data, leading = self.source.data, self.leading
-        if self._image is None or self._image[0] is not data or self._image[1] != leading:
-            image = image_of(self.source, leading)
-            self._image = (data, leading, image, image.fingerprint())
-        return self._image[2], self._image[3]
+        data, axes = self.source.data, self.chosen_axes
+        if self._images is None or self._images[0] is not data or self._images[1] != axes:
+            image = image_of(self.source, axes)
+            self._images = (data, axes, {0: image}, image.fingerprint())
+        return self._images[2], self._images[3]
 
     def _on_layers_changed(self) -> None:
         self.choose_any()
         if self.on_layers_changed is not None:
             self.on_layers_changed()
 
-    def focus(self) -> tuple[float, ...] | None:
-        """Where in the chosen image the user looks."""
-        image = self.image()
-        if image is None or self.source is None:
-            return None
+    def focus(self, image: Image) -> tuple[float, ...]:
+        """Where in the chosen image, at the size of `image`, the user looks."""
+        assert self.source is not None
         return focus_of(self.viewer, self.source, image)
+
+    def seen(self, image: Image) -> Area | None:
+        """What of the chosen image, at the size of `image`, is in view; None if nothing is."""
+        assert self.source is not None
+        try:
+            return view_area(self.viewer, self.source, image)
+        except ImageError:
+            return None
+
+    # ---- where
+
+    @property
+    def n_slices(self) -> int:
+        """Number of planes `(y, x)` of the chosen image; 0 without one that can be used."""
+        try:
+            image = self.image()
+        except ImageError:
+            return 0
+        return 0 if image is None else math.prod(image.label_shape[:-2])
+
+    def shapes(self) -> list[Shapes]:
+        """Layers of shapes that can say where to work."""
+        return [
+            layer
+            for layer in self.viewer.layers
+            if isinstance(layer, Shapes) and TAG not in layer.metadata
+        ]
+
+    def areas(self, image: Image, where: Where, shapes: Shapes | None = None) -> tuple[Area, ...]:
+        """The parts to work on of the chosen image, at the size of `image`; none for all of it.
+
+        Raises
+        ------
+        ImageError
+            If there is nothing of the image in them.
+        """
+        assert self.source is not None
+        if where == "view":
+            return (view_area(self.viewer, self.source, image),)
+        if where == "slice":
+            return (slice_area(self.viewer, self.source, image),)
+        if where == "shapes" and shapes is not None:
+            return tuple(areas_of_shapes(shapes, self.source, image))
+        return ()
 
     # ---- results
 
-    def target(self, on_trial: bool = False) -> ResultLayer:
-        """A layer for a segmentation of the chosen image; the last one if that is free."""
-        image = self.image()
-        assert image is not None and self.source is not None
+    def target(self, image: Image, on_trial: bool = False, place: str = "") -> ResultLayer:
+        """A layer for a segmentation of the chosen image; the last one if that is free.
+
+        Parameters
+        ----------
+        image : the chosen image, or one of its levels.
+        on_trial : for the model on trial, beside the result of the one before.
+        place : the folder that the labels will be in, if the image is too big for the memory.
+        """
+        assert self.source is not None
         old = self.trial if on_trial else self.result
-        if old is not None and old.fits(self.source, image):
+        if old is not None and old.fits(self.source, image, place):
             return old
         what = "segmentation after" if on_trial else "segmentation"
         active = self.viewer.layers.selection.active
-        new = ResultLayer(self.viewer, self.source, image, f"{self.source.name} {what}")
+        name = f"{self.source.name} {what}"
+        new = ResultLayer(self.viewer, self.source, image, name, place)
         self._keep_on_top(active)
         if on_trial:
             self.trial = new
@@ -184,20 +257,8 @@ class Stage:
         result : made from the same probabilities; it stays visible above them.
         """
         self.hide_probabilities()
-        layers = self.viewer.layers
-        active = layers.selection.active
-        added = self.viewer.add_image(
-            foreground,
-            name=f"{result.source.name} probability",
-            colormap="magma",
-            contrast_limits=(0, 1),
-            blending="additive",
-            opacity=0.7,
-            metadata={TAG: {"role": "probabilities"}},
-            **placement(result.source, result.image),
-        )
-        if result.is_shown:
-            layers.move(layers.index(added), layers.index(result.layer))
+        active = self.viewer.layers.selection.active
+        result.add_map(self.viewer, foreground)
         self._keep_on_top(active)
 
     def hide_probabilities(self) -> None:
@@ -246,41 +307,20 @@ class Stage:
             if image is not None
             and (mine is None or layer is not mine.layer)
             and not layer.multiscale
-            and tuple(layer.data.shape) == image.label_shape
+            and layer.ndim == len(image.label_shape)
+            and image.to_label_order(layer.data).shape == image.label_shape
         ]
 
     def draw_box(self, on_drawn: Callable[[Box | None], object]) -> None:
         """Let the user draw one rectangle; `on_drawn` gets it in px of the corrections."""
-        self.remove_box()
+        remove_boxes(self.viewer)
         corrections = self.corrections()
         assert corrections is not None
-        viewer = self.viewer
-        shapes: Shapes = viewer.add_shapes(
-            name="draw a box around what is right",
-            ndim=corrections.layer.ndim,
-            edge_color="#35c46b",
-            face_color="#35c46b33",
-            scale=corrections.layer.scale,
-            units=corrections.layer.units,
-            axis_labels=corrections.layer.axis_labels,
-            metadata={TAG: {"role": "box"}},
-        )
-        shapes.mode = "add_rectangle"
-
-        def on_mouse_released(layer: Shapes, event: Any) -> Any:
-            yield
-            while event.type == "mouse_move":
-                yield
-            box = box_of_shape(layer, corrections.layer)
-            on_drawn(box)
-
-        shapes.mouse_drag_callbacks.append(on_mouse_released)
+        draw_box(self.viewer, corrections, on_drawn)
 
     def remove_box(self) -> None:
         """Remove the layer that boxes are drawn on."""
-        for layer in list(self.viewer.layers):
-            if layer.metadata.get(TAG, {}).get("role") == "box":
-                self.viewer.layers.remove(layer)
+        remove_boxes(self.viewer)
         self.activate_corrections()
 
 

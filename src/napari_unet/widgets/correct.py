@@ -23,7 +23,8 @@ from superqt.utils import signals_blocked
 from napari_unet.core.corrections import Box, corrections_from_classes, corrections_from_objects
 from napari_unet.core.errors import UNetLiveError
 from napari_unet.layers import CorrectionsLayer, color_of
-from napari_unet.widgets.common import Step, Words, give_reason, hint, primary
+from napari_unet.widgets.common import Step
+from napari_unet.widgets.parts import Words, give_reason, hint, primary
 
 __all__ = ["CorrectWidget"]
 
@@ -60,12 +61,11 @@ class CorrectWidget(Step):
         self.form.addWidget(self.start_button)
         self.form.addWidget(self.reason)
         self.form.addLayout(self.brushes)
-        self.row("Brush size", self.brush_size, tip="Width of the brush, in px.")
+        self.row("Brush size", self.brush_size)
         self.form.addWidget(self.counts)
         self.form.addWidget(self.box_button)
         self.row("Mask layer", self.mask_layer, self.mask_button)
         self.row("Project", self.project_name, self.project_button)
-        self.mask_layer.setToolTip("A labels layer of the same size that holds the truth.")
         self.project_button.setToolTip("Keep corrections and models in another folder.")
 
     def _connect(self) -> None:
@@ -77,7 +77,7 @@ class CorrectWidget(Step):
         for signal in (
             self.session.layers_changed, self.session.image_changed, self.session.model_changed,
             self.session.corrections_changed, self.session.project_changed,
-            self.session.segmented, self.session.job_changed,
+            self.session.predictions.segmented, self.session.job_changed,
         ):  # fmt: skip
             signal.connect(self._refresh)
 
@@ -140,15 +140,17 @@ class CorrectWidget(Step):
         self.reason.setText(reason)
         self.reason.setVisible(bool(reason))
         self._fill_brushes(layer)
-        self.brush_size.setEnabled(layer is not None)
         self._show_counts(layer)
         self._fill_masks(reason)
         need = "" if layer is not None else "Click Paint corrections first."
+        give_reason(self.brush_size, need, "Width of the brush, in px.")
         no_result = "" if self._result_labels() is not None else "Segment the image first."
         give_reason(
             self.box_button, need or no_result, "Draw a box; the result inside it is the truth."
         )
         no_mask = "" if self.mask_layer.count() else "No labels layer has the size of the image."
+        tip = "A labels layer of the same size that holds the truth."
+        give_reason(self.mask_layer, no_mask, tip)
         give_reason(
             self.mask_button,
             need or no_mask,
@@ -230,7 +232,6 @@ class CorrectWidget(Step):
             self.mask_layer.setCurrentIndex(
                 max(0, self.mask_layer.findData(chosen)) if chosen else 0
             )
-        self.mask_layer.setEnabled(self.mask_layer.count() > 0)
 
     # ---- actions
 
@@ -247,11 +248,14 @@ class CorrectWidget(Step):
             layer.layer.brush_size = size
 
     def _result_labels(self) -> Any:
-        """The labels of the shown result of the chosen image, or None."""
+        """The labels of the shown result of the chosen image at its full size, or None."""
         result = self.stage.result
         if result is None or not result.is_shown or result.source is not self.stage.source:
             return None
-        return result.layer.data
+        image = self.stage.image()
+        if image is None or result.image.label_shape != image.label_shape:
+            return None
+        return result.labels
 
     def _on_box_clicked(self) -> None:
         self.stage.draw_box(self._on_box_drawn)
@@ -264,13 +268,13 @@ class CorrectWidget(Step):
             self.session.say("info", "No box was drawn.")
             return
         index, rows, columns = box
-        part = np.asarray(labels[index][slice(*rows), slice(*columns)])
+        part = np.asarray(labels[(*index, slice(*rows), slice(*columns))])
         n_painted = layer.set_values(index, (rows[0], columns[0]), self._truth(part))
         self.session.say("done", f"Took {n_painted:,} px as right. Ctrl+Z takes them back.")
         layer.paint_with(1)
 
     def _truth(self, labels: Any) -> Any:
-        prediction = self.session.prediction
+        prediction = self.session.predictions.current
         if prediction is not None and prediction.settings.what == "classes":
             return corrections_from_classes(labels)
         return corrections_from_objects(labels)
@@ -280,8 +284,9 @@ class CorrectWidget(Step):
         if layer is None or mask is None:
             return
         n_painted = 0
-        for index in np.ndindex(*mask.data.shape[:-2]):
-            plane = np.asarray(mask.data[index])
+        truth = layer.image.to_label_order(mask.data)
+        for index in np.ndindex(*truth.shape[:-2]):
+            plane = np.asarray(truth[index])
             if plane.any():
                 n_painted += layer.set_values(index, (0, 0), corrections_from_objects(plane))
         self.session.say("done", f"Took {n_painted:,} px of {mask.name!r} as right.")

@@ -21,11 +21,15 @@ from superqt import QLabeledDoubleSlider
 
 from napari_unet.core.settings import AugmentationSettings, FineTuneSettings
 from napari_unet.preferences import preference
-from napari_unet.widgets.common import Step, Words, give_reason, hint, primary
+from napari_unet.widgets.common import Step
 from napari_unet.widgets.curves import Curves
+from napari_unet.widgets.parts import Words, give_reason, hint, primary
 
 __all__ = ["FineTuneWidget"]
 
+STEPS = "Training steps. More learn more, and take longer."
+ELASTIC = "Strength of the random elastic deformation, in px."
+MEMORY = "How strongly the model is held to what it knows."
 MEASURES = {
     "iou": "held-out corrections, IoU",
     "accuracy": "held-out pixels right",
@@ -69,9 +73,9 @@ class FineTuneWidget(Step):
 
     def _build(self) -> None:
         self.form.addWidget(self.summary)
-        self.row("Steps", self.steps, tip="Training steps. More learn more, and take longer.")
-        self.row("Elastic", self.elastic, tip="Strength of the random elastic deformation, in px.")
-        self.row("Memory", self.memory, tip="How strongly the model is held to what it knows.")
+        self.row("Steps", self.steps)
+        self.row("Elastic", self.elastic)
+        self.row("Memory", self.memory)
         self.form.addWidget(self.button)
         self.form.addWidget(self.stop_button)
         self.form.addWidget(self.reason)
@@ -146,8 +150,9 @@ class FineTuneWidget(Step):
         self.stop_button.setVisible(training)
         self.reason.setText(reason)
         self.reason.setVisible(bool(reason) and not training)
-        for part in (self.steps, self.elastic, self.memory):
-            part.setEnabled(not session.is_busy)
+        wait = f"{session.busy} is running." if session.is_busy else ""
+        for part, tip in ((self.steps, STEPS), (self.elastic, ELASTIC), (self.memory, MEMORY)):
+            give_reason(part, wait, tip)
         n_corrected, n_images = session.n_corrected, sum(n > 0 for n in session.saved.values())
         plural = "" if n_images == 1 else "s"
         self.summary.setText(

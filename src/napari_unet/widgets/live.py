@@ -5,42 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from qtpy.QtCore import QPoint, Qt, QTimer
-from qtpy.QtWidgets import QFrame, QScrollArea, QSizePolicy, QToolButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFrame, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
 
-from napari_unet.widgets.common import Status, Step, link
+from napari_unet.widgets.common import link
 from napari_unet.widgets.correct import CorrectWidget
 from napari_unet.widgets.finetune import FineTuneWidget
 from napari_unet.widgets.model import ModelWidget
+from napari_unet.widgets.parts import Fold
 from napari_unet.widgets.segment import SegmentWidget
+from napari_unet.widgets.status import Status
 
 __all__ = ["LiveWidget"]
-
-
-class _Section(QWidget):
-    """A step under a heading that folds it away."""
-
-    def __init__(self, heading: str, step: Step) -> None:
-        super().__init__()
-        self.step = step
-        self.button = QToolButton()
-        self.button.setText(heading)
-        self.button.setCheckable(True)
-        self.button.setChecked(True)
-        self.button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-        self.button.setArrowType(Qt.ArrowType.DownArrow)
-        self.button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self.button.setStyleSheet("QToolButton { font-weight: bold; text-align: left; }")
-        self.button.setToolTip("Fold this step away, or unfold it.")
-        self.button.toggled.connect(self._on_button_toggled)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(0)
-        layout.addWidget(self.button)
-        layout.addWidget(step)
-
-    def _on_button_toggled(self, is_open: bool) -> None:
-        self.button.setArrowType(Qt.ArrowType.DownArrow if is_open else Qt.ArrowType.RightArrow)
-        self.step.setVisible(is_open)
 
 
 class LiveWidget(QWidget):
@@ -64,7 +39,9 @@ class LiveWidget(QWidget):
             ("3  Correct", self.correct),
             ("4  Fine-tune", self.finetune),
         ):
-            inner.addWidget(_Section(heading, step))
+            section = Fold(heading, step)
+            section.button.setStyleSheet("QToolButton { font-weight: bold; text-align: left; }")
+            inner.addWidget(section)
         inner.addStretch(1)
         self._scroll = scroll = QScrollArea()
         scroll.setWidgetResizable(True)

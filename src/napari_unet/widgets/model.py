@@ -16,7 +16,8 @@ from qtpy.QtWidgets import (
 from superqt.utils import signals_blocked
 
 from napari_unet.preferences import recent_models, remember_model
-from napari_unet.widgets.common import Step, Words, hint
+from napari_unet.widgets.common import Step
+from napari_unet.widgets.parts import Words, give_reason, hint
 
 __all__ = ["ModelWidget"]
 
@@ -50,11 +51,6 @@ class ModelWidget(Step):
         self.form.addWidget(self.words)
         self.row("Runs on", self.device, self.card_button)
         self.form.addWidget(self.device_words)
-        self.device.setToolTip("Where the network computes.")
-        self.card_button.setToolTip(
-            "About this model: data, licence, training and measured scores."
-        )
-        self.open_button.setToolTip("Open a model file. It can also be dropped here.")
         self.setAcceptDrops(True)
 
         self.choice.activated.connect(self._on_choice_activated)
@@ -91,9 +87,15 @@ class ModelWidget(Step):
 
     def _refresh(self) -> None:
         model, busy = self.session.model, self.session.is_busy
-        for part in (self.choice, self.open_button, self.device):
-            part.setEnabled(not busy)
-        self.card_button.setEnabled(model is not None and bool(model.description.card))
+        wait = f"{self.session.busy} is running." if busy else ""
+        give_reason(self.choice, wait, "Built-in and recent models.")
+        give_reason(self.open_button, wait, "Open a model file. It can also be dropped here.")
+        give_reason(self.device, wait, "Where the network computes.")
+        no_card = "" if model is not None else "Open a model first."
+        if model is not None and not model.description.card:
+            no_card = "The file of this model says nothing more about it."
+        tip = "About this model: data, licence, training and measured scores."
+        give_reason(self.card_button, no_card, tip)
         if model is None:
             self.words.setText("Opening the model…" if busy else "No model is open.")
             self.device_words.setText("")
