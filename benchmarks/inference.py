@@ -165,7 +165,7 @@ def windows(shape: tuple[int, ...], tile: int) -> Iterator[tuple[slice, ...]]:
 
 
 def engine(network: UNet, image: np.ndarray, precision: str) -> Callable[[], np.ndarray]:
-    """The whole of `predict`: reading, scaling, the network, softmax, float16 probabilities."""
+    """The whole of `predict`: reading, scaling, the network, softmax, probabilities in memory."""
     opened = make_image(image, "zyx"[-image.ndim :])
     request = Request(
         network=network, dims=image.ndim, in_channels=1, activation="softmax", shape=image.shape,
@@ -176,7 +176,7 @@ def engine(network: UNet, image: np.ndarray, precision: str) -> Callable[[], np.
     print(f"    {member.plan}".replace("\n", "\n    "), flush=True)
 
     def run() -> np.ndarray:
-        out = np.zeros((2, *image.shape), np.float16)
+        out = np.zeros((2, *image.shape), np.float32)
         finish(predict([member], opened, ArrayRoom(out)))
         return (out[1] > out[0]).astype(np.uint8)
 

@@ -11,15 +11,19 @@ import zarr
 
 from napari_unet.core import segmentation
 from napari_unet.core.device import choose_device
+from napari_unet.core.engine import streaming
 from napari_unet.core.errors import ImageError, ModelFileError, SettingsError
 from napari_unet.core.image import make_image
 from napari_unet.core.model import Description, Model, save_model, weights_id
 from napari_unet.core.networks import UNet, UNetConfig
+from napari_unet.core.normalization import normalise
+from napari_unet.core.prediction import Region
 from napari_unet.core.progress import finish
 from napari_unet.core.segmentation import (
     allocate_outputs,
     finding_objects,
     intensity_scale,
+    plan_for,
     segment,
     segmenting,
 )
@@ -349,10 +353,21 @@ def test_what_the_user_looks_at_comes_first(tiny_model):
     assert len(set(planes)) == 6
 
 
-def test_a_focus_that_does_not_fit(tiny_model):
-    image = make_image(bright_boxes("yx")[1], "yx")
-    with pytest.raises(SettingsError, match="focus must have a number for each"):
-        finish(segmenting(image, tiny_model, focus=(1, 2, 3)))
+@pytest.mark.parametrize("pixel_size", [None, 0.5])
+def test_places_that_are_not_in_the_image(tiny_model, pixel_size):
+    model = tiny_model.described(pixel_size=pixel_size)
+    image = make_image(bright_boxes("yx")[1], "yx", pixel_size={"y": 1.0, "x": 1.0})
+    outside = Region(index=(), window=(slice(0, 41), slice(0, 5)))
+    outputs = np.zeros((2, 40, 50), np.float16)
+    for about, message in (
+        ({"focus": (1, 2, 3)}, "focus must have a number for each"),
+        ({"regions": [outside]}, "must lie within the image, whose axes 'yx' have"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            finish(segmenting(image, model, **about))
+        with pytest.raises(SettingsError, match=message):
+            work = finding_objects(outputs, model.description, SegmentSettings(), image, **about)
+            finish(work)
 
 
 def test_stopped_half_way_it_keeps_what_is_done(tiny_model):
@@ -406,3 +421,191 @@ def test_segmenting_changes_neither_image_nor_model(tiny_model):
     np.testing.assert_array_equal(image, before)
     assert weights_id(tiny_model.network) == tiny_model.id
     assert not torch.is_inference_mode_enabled()
+
+
+# --- how the network is run --------------------------------------------------------------------
+
+
+def shown_to(model, image, axes="yx"):
+    """The plane or volume as the network sees it, `(1, c, [z,] y, x)`."""
+    opened = make_image(image, axes)
+    raw = opened.read((), tuple(slice(0, n) for n in opened.label_shape))
+    return torch.from_numpy(normalise(raw, intensity_scale(opened, model)))[None]
+
+
+def probabilities_of(model, shown):
+    with torch.no_grad():
+        return model.network(shown)[0].softmax(dim=0)
+
+
+@pytest.mark.parametrize("kind", ["flips", "rotations"])
+@pytest.mark.parametrize("tile_size", [16, None])
+def test_augmentation_is_the_mean_over_all_views(kind, tile_size):
+    model = random_model(UNetConfig(widths=(4, 8), out_channels=3))
+    _, image = bright_boxes("yx")
+    settings = SegmentSettings(augmentation=kind, tile_size=tile_size)
+    result = segment(image, model, settings)
+    shown, expected = shown_to(model, image), []
+    for n_turns in range(4) if kind == "rotations" else (0, 2):
+        for is_flipped in (False, True):
+            seen = torch.rot90(shown, n_turns, (2, 3))
+            seen = seen.flip(2) if is_flipped else seen
+            found = probabilities_of(model, seen)
+            found = found.flip(1) if is_flipped else found
+            expected.append(torch.rot90(found, -n_turns, (1, 2)))
+    expected = torch.stack(expected).mean(dim=0).numpy()
+    np.testing.assert_allclose(result.outputs, expected, atol=1e-3)
+    assert f"average of {8 if kind == 'rotations' else 4} views" in result.plan.summary
+    assert result.plan.is_exact
+
+
+def test_augmentation_in_3d():
+    model = random_model(UNetConfig(dims=3, widths=(3, 4), out_channels=2))
+    image = np.random.default_rng(0).normal(100, 20, (6, 12, 18)).astype(np.float32)
+    result = segment(image, model, SegmentSettings(augmentation="flips"), axes="zyx")
+    shown, expected = shown_to(model, image, "zyx"), []
+    for axes in ((), (1,), (2,), (3,), (1, 2), (1, 3), (2, 3), (1, 2, 3)):
+        seen = shown.flip([axis + 1 for axis in axes])
+        expected.append(probabilities_of(model, seen).flip(list(axes)))
+    np.testing.assert_allclose(result.outputs, torch.stack(expected).mean(dim=0), atol=1e-3)
+
+
+def test_an_ensemble_is_the_mean_of_its_members():
+    configs = [UNetConfig(widths=(4, 8), out_channels=3), UNetConfig(widths=(3,), out_channels=3)]
+    models = [random_model(config) for config in configs]
+    _, image = bright_boxes("tyx")
+    result = segment(image, models)
+    each = [segment(image, model).outputs.astype(np.float32) for model in models]
+    np.testing.assert_allclose(result.outputs, np.mean(each, axis=0), atol=1e-3)
+    assert result.model is models[0]
+    assert np.abs(each[0] - each[1]).max() > 0.01
+
+
+def test_members_that_cannot_be_averaged(make_tiny_model):
+    one, other = make_tiny_model(), make_tiny_model("three", n_classes=3)
+    _, image = bright_boxes("yx")
+    with pytest.raises(
+        SettingsError, match=r"'tiny' and 'three' cannot be averaged: their output_"
+    ):
+        segment(image, [one, other])
+    with pytest.raises(SettingsError, match="their pixel_size differ"):
+        segment(image, [one, one.described(pixel_size=0.5)])
+    with pytest.raises(SettingsError, match="their inside differ"):
+        segment(image, [one, one.described(inside=1)])
+    with pytest.raises(SettingsError, match="There is no model"):
+        segment(image, [])
+    two_and_three = [make_tiny_model(in_channels=2), make_tiny_model(in_channels=3)]
+    with pytest.raises(ImageError, match="takes 3"):
+        segment(bright_boxes("cyx")[1], two_and_three, axes="cyx")
+
+
+def test_the_plan_beforehand_is_that_of_the_result(tiny_model):
+    _, image = bright_boxes("yx")
+    for settings in (SegmentSettings(), SegmentSettings(augmentation="flips", precision="full")):
+        planned = plan_for(image, tiny_model, settings)
+        assert str(planned) == str(segment(image, tiny_model, settings).plan)
+    assert planned.precision.reason == "full precision was chosen"
+
+
+def test_memory_that_runs_out_is_told(tiny_model, monkeypatch):
+    mask, image = bright_boxes("yx")
+    segment(image, tiny_model)  # what there is to know of the network is known
+    real, calls = streaming.Stream.push, []
+
+    def push(stream, rows):
+        calls.append(1)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(stream, rows)
+
+    monkeypatch.setattr(streaming.Stream, "push", push)
+    seen = []
+    result = finish(segmenting(make_image(image, "yx"), tiny_model), seen.append)
+    assert seen[0].message == "Segmenting in smaller pieces, as the memory had run out"
+    np.testing.assert_array_equal(result.classes, mask)
+
+
+def test_inside_of_inference_mode(tiny_model):
+    mask, image = bright_boxes("yx")
+    with torch.inference_mode():
+        result = segment(image, tiny_model)
+    np.testing.assert_array_equal(result.classes, mask)
+    assert result.plan.name == "row by row"
+
+
+# --- parts of an image -------------------------------------------------------------------------
+
+
+def test_only_the_regions_asked_for(tiny_model):
+    mask, pixels = bright_boxes("tyx")
+    regions = [
+        Region(index=(1,), window=(slice(5, 30), slice(0, 50))),
+        Region(index=(0,), window=(slice(0, 40), slice(20, 21))),
+    ]
+    image, seen = make_image(pixels, "tyx"), []
+    result = finish(segmenting(image, tiny_model, regions=regions), seen.append)
+    inside = np.zeros(mask.shape, bool)
+    inside[1, 5:30], inside[0, :, 20] = True, True
+    np.testing.assert_array_equal(result.labels > 0, mask & inside)
+    assert not result.outputs[:, ~inside].any()
+    assert seen[-1].done == seen[-1].total == inside.sum()
+    assert finish(segmenting(image, tiny_model, regions=[])).labels.max() == 0
+
+
+# --- a model of another pixel size -------------------------------------------------------------
+
+
+def coarse_boxes():
+    """Boxes `(y, x)` of whole 4 px, and the same at a fourth of the size."""
+    small = np.zeros((20, 26), bool)
+    small[2:7, 3:9] = small[11:17, 14:22] = small[4:9, 18:24] = True
+    return small.repeat(4, 0).repeat(4, 1), small
+
+
+def fine_image(mask):
+    pixels = np.where(mask, 900, 100).astype(np.uint16)
+    return make_image(pixels, "yx", pixel_size={"y": 0.25, "x": 0.25})
+
+
+@pytest.mark.parametrize("focus", [None, (20.0, 90.0)])
+def test_an_image_is_shown_at_the_pixel_size_of_the_model(tiny_model, focus):
+    mask, small = coarse_boxes()
+    model, image = tiny_model.described(pixel_size=1.0), fine_image(mask)
+    outputs = allocate_outputs(image, model)
+    assert outputs.shape == (2, *small.shape)
+    shown = np.zeros(mask.shape, bool)
+
+    def report(progress):
+        if progress.message == "Segmenting":
+            shown[progress.region.window] = progress.labels > 0
+
+    result = finish(segmenting(image, model, outputs=outputs, focus=focus), report)
+    assert result.labels.shape == result.classes.shape == mask.shape
+    assert result.probabilities.shape == (2, *mask.shape)
+    assert result.labels.max() == 3
+    outer, inner = ndi.binary_dilation(mask, iterations=3), ndi.binary_erosion(mask, iterations=3)
+    for found in (result.labels > 0, shown):
+        assert found[inner].all()
+        assert not found[~outer].any()
+    np.testing.assert_array_equal(outputs[1] > 0.5, small)
+    again = finish(finding_objects(outputs, model.description, result.settings, image))
+    np.testing.assert_array_equal(again, result.labels)
+
+
+def test_regions_of_a_resampled_image(tiny_model):
+    mask, _ = coarse_boxes()
+    model, image = tiny_model.described(pixel_size=1.0), fine_image(mask)
+    region = Region(index=(), window=(slice(5, 33), slice(9, 50)))
+    part = finish(segmenting(image, model, regions=[region])).labels
+    whole = segment(image, model).labels
+    np.testing.assert_array_equal(part[region.window] > 0, whole[region.window] > 0)
+    part[region.window] = 0
+    assert part.max() == 0
+
+
+def test_a_pixel_size_that_is_near_changes_nothing(tiny_model):
+    mask, pixels = bright_boxes("tyx")
+    model, near = tiny_model.described(pixel_size=0.5), {"y": 0.5, "x": 0.52}
+    result = segment(pixels, model, axes="tyx", pixel_size=near)
+    np.testing.assert_array_equal(result.classes, mask)
+    assert isinstance(result.outputs, np.ndarray)

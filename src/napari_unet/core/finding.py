@@ -110,7 +110,10 @@ def _ordered(
         regions = [Region(index=index, window=whole) for index in indices]
     if _is_linked(settings, description, image):
         at = image.label_axes.index("z")
-        return sorted(regions, key=lambda one: (one.index[:at], one.index[at + 1 :], one.index))
+        return sorted(
+            regions,
+            key=lambda one: (one.index[:at], one.index[at + 1 :], _edges(one), one.index[at]),
+        )
     return nearest_planes(regions, focus, dims)
 
 
@@ -121,8 +124,11 @@ def _stack_of(
     if not _is_linked(settings, description, image):
         return None
     at = image.label_axes.index("z")
-    edges = (n for part in region.window for n in (part.start, part.stop))
-    return (*region.index[:at], *region.index[at + 1 :], *edges)
+    return (*region.index[:at], *region.index[at + 1 :], *_edges(region))
+
+
+def _edges(region: Region) -> tuple[int, ...]:
+    return tuple(n for part in region.window for n in (part.start, part.stop))
 
 
 def _labelled(

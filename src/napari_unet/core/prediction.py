@@ -32,7 +32,16 @@ from napari_unet.core.overlap import WriteBehind
 from napari_unet.core.progress import Work
 from napari_unet.core.tiling import Window, around, cut, n_pixels, nearest_first, without
 
-__all__ = ["ArrayRoom", "Member", "Region", "Room", "TileDone", "member_for", "predict"]
+__all__ = [
+    "ArrayRoom",
+    "Member",
+    "Region",
+    "Room",
+    "TileDone",
+    "check_places",
+    "member_for",
+    "predict",
+]
 
 QUICK_SIZE = {2: 512, 3: 96}
 """Edge of the window around the focus that comes first, in px, by number of dimensions."""
@@ -200,13 +209,8 @@ def predict(
         If a network fails in another way.
     """
     dims = members[0].request.dims
-    if focus is not None and len(focus) != len(image.label_shape):
-        raise SettingsError(
-            f"focus must have a number for each of the axes {image.label_axes!r}, not {focus}."
-        )
+    check_places(image, dims, focus, regions)
     regions = _everything(image, dims) if regions is None else list(regions)
-    for region in regions:
-        _check_region(region, image, dims)
     run = _Run(members=list(members), image=image, room=room, focus=focus)
     total = sum(n_pixels(region.window) for region in regions)
     device = members[0].plan.device
@@ -240,6 +244,21 @@ def _check(request: Request, image: Image) -> None:
             f"network takes {request.in_channels}. Choose one of the channels, or a model made "
             f"for {image.n_channels}."
         )
+
+
+def check_places(
+    image: Image,
+    dims: int,
+    focus: tuple[float, ...] | None,
+    regions: Sequence[Region] | None,
+) -> None:
+    """Raise `SettingsError` unless a focus and regions are places in the image."""
+    if focus is not None and len(focus) != len(image.label_shape):
+        raise SettingsError(
+            f"focus must have a number for each of the axes {image.label_axes!r}, not {focus}."
+        )
+    for region in regions or ():
+        _check_region(region, image, dims)
 
 
 def _check_region(region: Region, image: Image, dims: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,15 @@ from napari_unet.core.image import Image, make_image
 from napari_unet.core.instances import class_probabilities, classes_of, objects_of
 from napari_unet.core.model import Description, Model, load_model
 from napari_unet.core.normalization import IntensityScale, scale_of, summary_of
-from napari_unet.core.prediction import ArrayRoom, Member, Region, Room, member_for, predict
+from napari_unet.core.prediction import (
+    ArrayRoom,
+    Member,
+    Region,
+    Room,
+    check_places,
+    member_for,
+    predict,
+)
 from napari_unet.core.progress import Work, finish
 from napari_unet.core.resampling import Resampling, resampling_for
 from napari_unet.core.settings import SegmentSettings
@@ -181,6 +190,7 @@ def segmenting(
     model = ensemble[0]
     for one in ensemble:
         check_image(image, one)
+    check_places(image, model.description.dims, focus, regions)
     resampling = _resampling(image, model)
     shown = image if resampling is None else resampling.image
     room: Room
@@ -257,7 +267,7 @@ def _ensemble(models: Model | Sequence[Model]) -> tuple[Model, ...]:
     first = ensemble[0].description
     for model in ensemble[1:]:
         other = model.description
-        for name in ("dims", "output_class", "class_names", "pixel_size"):
+        for name in ("dims", "output_class", "class_names", "inside", "pixel_size"):
             if getattr(other, name) != getattr(first, name):
                 raise SettingsError(
                     f"The models {first.name!r} and {other.name!r} cannot be averaged: their "
@@ -320,18 +330,19 @@ def _predicting(
     # NOTE: whole objects take longer than the network; without a focus nobody is watching.
     is_quick = focus is None or isinstance(room, _StoreRoom) or resampling is not None
     parts = predict(members, shown, room, focus=_small(focus, resampling), regions=wanted)
-    for part in parts:
-        region, labels = part.region, _preview(part.found, description, settings, is_quick)
-        if resampling is not None:
-            region = Region(index=region.index, window=resampling.window(region.window))
-            labels = _resized(labels, region.window)
-        if not is_quick and settings.what == "objects":
-            labels[labels > 0] += n_found
-            n_found = max(n_found, int(labels.max(initial=0)))
-        yield SegmentProgress(
-            done=part.done, total=part.total, message=part.message, region=region, labels=labels,
-            plan=members[0].plan, waited=part.waited,
-        )  # fmt: skip
+    with closing(parts):
+        for part in parts:
+            region, labels = part.region, _preview(part.found, description, settings, is_quick)
+            if resampling is not None:
+                region = Region(index=region.index, window=resampling.window(region.window))
+                labels = _resized(labels, region.window)
+            if not is_quick and settings.what == "objects":
+                labels[labels > 0] += n_found
+                n_found = max(n_found, int(labels.max(initial=0)))
+            yield SegmentProgress(
+                done=part.done, total=part.total, message=part.message, region=region,
+                labels=labels, plan=members[0].plan, waited=part.waited,
+            )  # fmt: skip
 
 
 def _planes(image: Image, dims: int) -> list[Region]:
@@ -394,6 +405,7 @@ def finding_objects(
         assert resampling is not None
         outputs = resampling.view(outputs)
     wanted = None if regions is None else list(regions)
+    check_places(image, description.dims, focus, wanted)
     return (
         yield from finding(
             outputs, description, settings, image, focus, regions=wanted, store=store

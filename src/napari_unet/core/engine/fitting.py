@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from napari_unet.core.engine.geometry import Span
 from napari_unet.core.engine.graph import Shape, UnsupportedError
@@ -88,9 +89,7 @@ def fit_of(base: Shape, out_size: Callable[[Shape], Shape], others: Iterable[Sha
     UnsupportedError
         If the output is larger than the input, or of another resolution.
     """
-    margin = _margin(base, out_size(base))
-    if any(margin):  # without padding, or just because a pooling leaves px out
-        base, margin = _least_margin(base, margin, out_size, others)
+    base, margin = _least_margin(base, out_size, others)
     stride = tuple(_stride(base, axis, margin, out_size) for axis in range(len(base)))
     fit = Fit(base=base, stride=stride, margin=margin)
     least = tuple(_least(fit, axis, out_size) for axis in range(len(base)))
@@ -98,17 +97,28 @@ def fit_of(base: Shape, out_size: Callable[[Shape], Shape], others: Iterable[Sha
 
 
 def _least_margin(
-    base: Shape, margin: Shape, out_size: Callable[[Shape], Shape], others: Iterable[Shape]
+    base: Shape, out_size: Callable[[Shape], Shape], others: Iterable[Shape]
 ) -> tuple[Shape, Shape]:
-    """The size of which least gets lost, and how much."""
-    for other in others:
+    """The size of which least gets lost, and how much.
+
+    Something gets lost without padding, but perhaps just because a pooling leaves px out; a layer
+    that enlarges what is left of them may even give more than went in.
+    """
+    found: tuple[Shape, Shape] | None = None
+    problem: UnsupportedError | None = None
+    for size in chain([base], others):
         try:
-            lost = _margin(other, out_size(other))
-        except UnsupportedError:
+            lost = _margin(size, out_size(size))
+        except UnsupportedError as error:
+            problem = problem or error
             continue
-        if sum(lost) < sum(margin):
-            base, margin = other, lost
-    return base, margin
+        if found is None or sum(lost) < sum(found[1]):
+            found = size, lost
+        if not any(lost):
+            break
+    if found is None:
+        raise problem or UnsupportedError("it takes no image")
+    return found
 
 
 def _margin(size: Shape, out: Shape) -> Shape:

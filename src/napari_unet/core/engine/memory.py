@@ -73,7 +73,7 @@ def largest_window(way: RowByRow, request: Request) -> Shape:
         budget = torch.cuda.mem_get_info(device)[0] // 2
     turned = tuple(way.fit.base[at] for at in way.order)
     column = bytes_per_column(way.graph, turned, way.stride[way.order[0]])
-    columns = max(1, int(budget / column))
+    columns = max(1, int(budget / max(1.0, column)))  # where nothing waits there is no limit
     if request.dims == 2:
         columns = min(columns, MOST_COLUMNS)
     first, *others = way.order

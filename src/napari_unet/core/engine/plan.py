@@ -142,7 +142,8 @@ def _row_by_row(request: Request, facts: Facts, graph: Graph) -> Plan:
             continue
         mirrored = seen_through(_seen_by(view, request, graph), view, frame)
         mirrored = reordered(mirrored, order)
-        mirrored.sizes(size)  # raises where a turned network does not take it
+        if mirrored.sizes(size)[-1] != turned.sizes(size)[-1]:  # which also raises
+            raise UnsupportedError("the network does not take the image as a view shows it")
         seen.append(replace(base, graph=in_precision(mirrored, precision.dtype)))
     return Plan(
         ways=tuple(seen), is_exact=True, reason=facts.reason, precision=precision,

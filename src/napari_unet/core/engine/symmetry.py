@@ -91,7 +91,7 @@ def _seen(op: Op, symmetry: Symmetry, size: Shape) -> Op:
     ]
     if isinstance(op, Convolution):
         dilation = _turned(op.dilation, symmetry)
-        op = replace(op, weight=symmetry.undo(op.weight), dilation=dilation)
+        op = replace(op, weight=symmetry.undo(op.weight), dilation=dilation, planes=())
     elif isinstance(op, Transposed):
         op = replace(op, weight=symmetry.undo(op.weight))
     return replace(op, axes=_turned(axes, symmetry))
@@ -118,7 +118,7 @@ def reordered(graph: Graph, order: Sequence[int]) -> Graph:
             weight = op.weight.permute(0, 1, *(at + 2 for at in order))
             op = replace(op, weight=weight)
         if isinstance(op, Convolution):
-            op = replace(op, dilation=tuple(op.dilation[at] for at in order))
+            op = replace(op, dilation=tuple(op.dilation[at] for at in order), planes=())
         return replace(op, axes=axes)
 
     return graph.mapped(change)
