@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# torch reads this when it is imported: its waiting threads let others work, as in the plugin.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 from napari_unet import preferences
 
 # napari reads this when it is imported, so it must be set before.

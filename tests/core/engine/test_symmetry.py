@@ -26,7 +26,7 @@ from napari_unet.core.engine.tracing import trace
 NAMES = ["unet 2d 2 batch transposed", "unet 2d 3 batch linear", "unpadded 2d", "residual 2d",
          "corners", "nested 2d", "dense 2d", "strided", "kernels 2d", "even kernels", "stem 2d",
          "up by 4 with overlap", "gates 2d", "heads in a dict", "act layer norm"]  # fmt: skip
-VOLUMES = ["unet 3d 2 batch linear", "residual 3d", "flat 3d", "kernels 3d", "unpadded 3d"]
+VOLUMES = ["unet 3d 2 batch linear", "residual 3d", "flat 3d", "kernels 3d"]
 
 
 def averaged(
@@ -52,12 +52,15 @@ def averaged(
     return np.mean(found, axis=0)[(slice(None), *(slice(0, n) for n in shape))]
 
 
-@pytest.mark.parametrize("views", ["flips", "rotations"])
-@pytest.mark.parametrize("name", [*NAMES, *VOLUMES])
+@pytest.mark.parametrize(
+    ("name", "views"),
+    [*((name, "rotations") for name in NAMES), *((name, "flips") for name in VOLUMES),
+     ("unet 2d 2 batch transposed", "flips"), ("flat 3d", "rotations")],
+)  # fmt: skip
 def test_the_mean_of_what_is_seen_row_by_row(name: str, views: Any) -> None:
     case = BY_NAME[name]
     network = case.network()
-    array = picture(1, *((37, 50) if case.dims == 2 else (11, 18, 14)))
+    array = picture(1, *((37, 50) if case.dims == 2 else (7, 18, 10)))
     made = plan_for(network, array, views=views)
     assert made.name == ROW
     assert made.is_exact

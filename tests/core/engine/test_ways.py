@@ -77,10 +77,8 @@ def test_the_result_is_that_of_the_whole_image(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", EXACT, ids=lambda case: case.name)
-@pytest.mark.parametrize("tile_size", [16, 20])
-def test_any_window_and_any_tile_give_the_result_of_the_whole_image(
-    case: Case, tile_size: int
-) -> None:
+def test_any_window_and_any_tile_give_the_result_of_the_whole_image(case: Case) -> None:
+    tile_size = [16, 20, 33][EXACT.index(case) % 3]
     network, shape = case.network(), tuple(n + 8 for n in SHAPES[case.dims])
     array, generator = picture(case.n_in, *shape, seed=2), random_for(case.name, tile_size)
     expected = case.whole(network, array)
@@ -95,7 +93,7 @@ def test_any_window_and_any_tile_give_the_result_of_the_whole_image(
 
 
 @pytest.mark.parametrize("case", MANY, ids=lambda case: case.name)
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_random_sizes_windows_and_strips(case: Case, seed: int) -> None:
     generator = random_for(case.name, seed)
     most = 90 if case.dims == 2 else 26
@@ -103,7 +101,7 @@ def test_random_sizes_windows_and_strips(case: Case, seed: int) -> None:
     shape = tuple(int(n) for n in generator.integers(24 if case.dims == 2 else 16, most, case.dims))
     array = picture(case.n_in, *shape, seed=seed)
     expected = case.whole(network, array)
-    made = plan_for(network, array, tile_size=[16, 24, None][seed % 3])
+    made = plan_for(network, array, tile_size=[24, None][seed])
     for _ in range(4):
         window = random_window(shape, generator)
         strips = with_strips(made, int(2 ** generator.uniform(6, 18)))
