@@ -242,6 +242,7 @@ def test_help_on_the_command_line_needs_no_qt():
 
 
 PUBLIC = {
+    "BatchSettings",
     "FineTuneSettings",
     "Model",
     "Result",
@@ -250,8 +251,11 @@ PUBLIC = {
     "fine_tune",
     "load_model",
     "make_image",
+    "plan_for",
+    "run_batch",
     "save_model",
     "segment",
+    "store_for",
 }
 
 

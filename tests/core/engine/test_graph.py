@@ -64,6 +64,20 @@ def test_what_two_layers_read_is_not_folded() -> None:
     assert not any(getattr(layer.op, "relu", False) for layer in graph.layers)
 
 
+def test_a_batch_norm_behind_a_relu_is_not_folded_into_the_convolution_before_it() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1)
+    ).eval()
+    nn.init.normal_(network[2].running_mean)
+    graph = fused(trace(network, 1, (12, 12)))
+    assert [type(layer.op) for layer in graph.layers][:2] == [Convolution, Affine]
+    image = torch.randn(1, 1, 12, 12)
+    with torch.no_grad():
+        expected = network(image)[0]
+    torch.testing.assert_close(replay(graph, image, ((0, 10), (0, 10))), expected)
+
+
 @pytest.mark.parametrize("groups", [1, 2])
 def test_a_batch_norm_behind_a_transposed_convolution(groups: int) -> None:
     torch.manual_seed(0)

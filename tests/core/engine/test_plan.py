@@ -70,8 +70,16 @@ def test_a_network_is_looked_at_once(name: str, looks: list[str]) -> None:
         lambda network: setattr(network.head, "bias", nn.Parameter(torch.ones(3))),
         lambda network: network.encoder[0][1].running_mean.mul_(2),
         lambda network: torch.optim.SGD(network.parameters(), 0.1).step(),
+        lambda network: network.encoder[0][0].weight.data.mul_(1.5),
     ],
-    ids=["in place", "state dict", "another parameter", "a statistic", "a step of training"],
+    ids=[
+        "in place",
+        "state dict",
+        "another parameter",
+        "a statistic",
+        "a step of training",
+        "uncounted",
+    ],
 )
 def test_weights_that_change_are_looked_at_again(change: Any) -> None:
     network = fresh("unet 2d 2 batch transposed").requires_grad_(True)
@@ -85,6 +93,25 @@ def test_weights_that_change_are_looked_at_again(change: Any) -> None:
     expected = case.whole(network, array)
     found = run(plan_for(network, array), array)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_weights_made_in_inference_mode_may_change_too() -> None:
+    with torch.inference_mode():
+        network = fresh("unet 2d 2 batch transposed")
+        array = picture(1, 40, 40)
+        plan_for(network, array)
+        network.head.weight.mul_(2)
+        expected = BY_NAME["unet 2d 2 batch transposed"].whole(network, array)
+        found = run(plan_for(network, array), array)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_training_and_using_are_told_apart() -> None:
+    network = fresh("unet 2d 2 batch transposed")
+    array = picture(1, 40, 40)
+    assert plan_for(network, array).name == "row by row"
+    assert plan_for(network.train(), array).name == "in blended tiles"
+    assert plan_for(network.eval(), array).name == "row by row"
 
 
 def test_an_old_plan_keeps_its_weights_and_a_network_is_not_kept_alive() -> None:

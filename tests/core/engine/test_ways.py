@@ -168,6 +168,18 @@ def test_windows_that_fit_a_small_memory(name: str, monkeypatch: pytest.MonkeyPa
         same(run(made, array, window), inside(expected, window))
 
 
+@pytest.mark.parametrize("name", ["segnet", "segnet 3 x 2", "mirrored", "bicubic"])
+def test_a_reach_of_any_size_leaves_tiles_on_their_grid(name: str) -> None:
+    case = BY_NAME[name]
+    network, array = case.network(), picture(1, 73, 90)
+    made = plan_for(network, array, tile_size=16)
+    expected = case.whole(network, array)
+    for more in (1, 2, 3):
+        reach = tuple(n + more for n in made.ways[0].reach)
+        way = replace(made.ways[0], reach=reach)
+        same(run(replace(made, ways=(way,)), array), expected)
+
+
 def test_parts_follow_one_another() -> None:
     case = BY_NAME["unet 2d 2 batch transposed"]
     array = picture(1, 60, 50)

@@ -66,7 +66,7 @@ def _facts_of(request: Request) -> tuple[Facts, dict[object, Facts]]:
     """
     network = request.network
     weights = [(id(p), _version(p), str(p.device)) for p in _tensors_of(network)]
-    version = str((request.dims, request.in_channels, weights))
+    version = str((request.dims, request.in_channels, network.training, weights))
     known = _FACTS.setdefault(network, {})
     if version not in known:
         known.clear()
@@ -74,9 +74,14 @@ def _facts_of(request: Request) -> tuple[Facts, dict[object, Facts]]:
     return known[version], known
 
 
-def _version(tensor: Tensor) -> int:
-    """Counts the changes of a tensor in place."""
-    return 0 if tensor.is_inference() else tensor._version
+def _version(tensor: Tensor) -> tuple[object, ...]:
+    """Differs after a change of a tensor in place.
+
+    Changes are counted, but not those of `tensor.data` or in inference mode: so a few values too.
+    """
+    n_changes = 0 if tensor.is_inference() else tensor._version
+    values = tensor.detach().flatten()
+    return n_changes, *values[:: max(1, values.numel() // 8)].tolist()
 
 
 def _tensors_of(network: nn.Module) -> Sequence[Tensor]:
