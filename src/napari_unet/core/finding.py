@@ -15,8 +15,9 @@ from napari_unet.core.instances import classes_of
 from napari_unet.core.labelling import labelling
 from napari_unet.core.linking import Linker
 from napari_unet.core.model import Description
-from napari_unet.core.prediction import Region, nearest_planes
+from napari_unet.core.prediction import Region, nearest_planes, whole_planes
 from napari_unet.core.settings import SegmentSettings
+from napari_unet.core.tiling import n_pixels
 
 if TYPE_CHECKING:
     from napari_unet.core.segmentation import SegmentProgress
@@ -47,7 +48,7 @@ def finding(
     dims = description.dims
     found = _InMemory(image.label_shape) if store is None else _InStore(store)
     wanted = _ordered(image, dims, settings, description, focus, regions)
-    total = sum(_n_pixels(region.window) for region in wanted)
+    total = sum(n_pixels(region.window) for region in wanted)
     linkers: dict[tuple[int, ...], Linker] = {}
     done = 0
     n_found = 0 if regions is None else found.highest()
@@ -55,7 +56,7 @@ def finding(
         before = found.done_before(region)
         stack = _stack_of(region, image, settings, description)
         if before is not None:
-            n_found, done = max(n_found, before), done + _n_pixels(region.window)
+            n_found, done = max(n_found, before), done + n_pixels(region.window)
             if stack is not None:
                 linkers = {stack: Linker(first=n_found, before=found.plane(region))}
             continue
@@ -67,7 +68,7 @@ def finding(
             n_found = max(n_found, int(labels.max(initial=0)))
             part = Region(index=region.index, window=window)
             found.write(part, labels)
-            done += _n_pixels(window)
+            done += n_pixels(window)
             yield SegmentProgress(
                 done=done, total=total, message="Finding objects", region=part, labels=labels
             )
@@ -104,10 +105,8 @@ def _ordered(
     regions: Sequence[Region] | None,
 ) -> list[Region]:
     """Planes, what the user looks at first; in their order along z if objects are linked."""
-    whole = tuple(slice(0, n) for n in image.spatial_shape(dims))
     if regions is None:
-        indices = np.ndindex(*image.index_shape(dims))
-        regions = [Region(index=index, window=whole) for index in indices]
+        regions = whole_planes(image, dims)
     if _is_linked(settings, description, image):
         at = image.label_axes.index("z")
         return sorted(
@@ -179,10 +178,6 @@ def _bands(window: Window) -> Iterator[Window]:
     height = max(1, BAND_SIZE // max(1, across))
     for start in range(window[0].start, window[0].stop, height):
         yield (slice(start, min(start + height, window[0].stop)), *window[1:])
-
-
-def _n_pixels(window: Window) -> int:
-    return math.prod(part.stop - part.start for part in window)
 
 
 class _Seen:
@@ -277,7 +272,7 @@ class _InStore:
 
     def _is_whole(self, region: Region) -> bool:
         shape = self.store.label_shape[-len(region.window) :]
-        return _n_pixels(region.window) == math.prod(shape)
+        return n_pixels(region.window) == math.prod(shape)
 
     def write(self, region: Region, labels: npt.NDArray[np.integer]) -> None:
         """Write a part to all levels."""

@@ -24,6 +24,7 @@ from torch import Tensor
 from napari_unet.core.device import release_memory
 from napari_unet.core.engine import Plan, Request, Source, make_plan
 from napari_unet.core.engine.graph import Spans
+from napari_unet.core.engine.request import device_of
 from napari_unet.core.errors import DeviceMemoryError, ImageError, SettingsError, UNetLiveError
 from napari_unet.core.gathering import Part, gathered
 from napari_unet.core.image import Image
@@ -41,6 +42,7 @@ __all__ = [
     "check_places",
     "member_for",
     "predict",
+    "whole_planes",
 ]
 
 QUICK_SIZE = {2: 512, 3: 96}
@@ -167,7 +169,7 @@ def member_for(
         middle = focus[-dims:]
     source = Source(
         image=image, index=index, scale=scale, in_channels=request.in_channels,
-        device=next(request.network.parameters(), torch.empty(0)).device,
+        device=device_of(request.network),
     )  # fmt: skip
 
     def piece(shape: tuple[int, ...]) -> Tensor:
@@ -210,7 +212,7 @@ def predict(
     """
     dims = members[0].request.dims
     check_places(image, dims, focus, regions)
-    regions = _everything(image, dims) if regions is None else list(regions)
+    regions = whole_planes(image, dims) if regions is None else list(regions)
     run = _Run(members=list(members), image=image, room=room, focus=focus)
     total = sum(n_pixels(region.window) for region in regions)
     device = members[0].plan.device
@@ -276,7 +278,8 @@ def _check_region(region: Region, image: Image, dims: int) -> None:
         )
 
 
-def _everything(image: Image, dims: int) -> list[Region]:
+def whole_planes(image: Image, dims: int) -> list[Region]:
+    """All planes of an image, or all volumes for a network of 3 dimensions."""
     whole = tuple(slice(0, n) for n in image.spatial_shape(dims))
     return [Region(index=index, window=whole) for index in np.ndindex(*image.index_shape(dims))]
 

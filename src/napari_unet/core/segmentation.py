@@ -29,6 +29,7 @@ from napari_unet.core.prediction import (
     check_places,
     member_for,
     predict,
+    whole_planes,
 )
 from napari_unet.core.progress import Work, finish
 from napari_unet.core.resampling import Resampling, resampling_for
@@ -318,7 +319,7 @@ def _predicting(
     regions: Sequence[Region] | None,
 ) -> Work[SegmentProgress, None]:
     """Run the networks, and show what is found while it is found."""
-    wanted = regions if regions is not None else _planes(image, description.dims)
+    wanted = regions if regions is not None else whole_planes(image, description.dims)
     if isinstance(room, _StoreRoom):
         wanted = room.store.remaining(wanted)
     elif resampling is not None:
@@ -343,11 +344,6 @@ def _predicting(
                 done=part.done, total=part.total, message=part.message, region=region,
                 labels=labels, plan=members[0].plan, waited=part.waited,
             )  # fmt: skip
-
-
-def _planes(image: Image, dims: int) -> list[Region]:
-    whole = tuple(slice(0, n) for n in image.spatial_shape(dims))
-    return [Region(index=index, window=whole) for index in np.ndindex(*image.index_shape(dims))]
 
 
 def _preview(

@@ -10,6 +10,7 @@ from napari_unet.core.engine.graph import Graph, Shape
 from napari_unet.core.engine.inboxes import SPARE_ROWS
 from napari_unet.core.engine.request import Request, device_of
 from napari_unet.core.engine.ways import RowByRow
+from napari_unet.core.tiling import padded_size
 
 __all__ = ["bytes_per_column", "largest_window"]
 
@@ -67,7 +68,7 @@ def _waiting(graph: Graph, n_rows: int) -> list[tuple[int, int, int]]:
 def largest_window(way: RowByRow, request: Request) -> Shape:
     """The widest window whose waiting rows fit into the memory; all of it along the rows."""
     if request.tile_size is not None:
-        return (_multiple(request.tile_size, way.stride[0]),) * request.dims
+        return (padded_size(request.tile_size, way.stride[0]),) * request.dims
     budget, device = MEMORY[request.dims], device_of(request.network)
     if device.type == "cuda":
         budget = torch.cuda.mem_get_info(device)[0] // 2
@@ -101,8 +102,4 @@ def _shortened(extent: int, room: int, way: RowByRow, axis: int) -> int:
     stride = way.stride[axis]
     inner = room - 2 * way.reach[axis]
     n_parts = max(1, -(-extent // max(inner, way.reach[axis], stride)))
-    return _multiple(-(-extent // n_parts), stride)
-
-
-def _multiple(size: int, step: int) -> int:
-    return -(-size // step) * step
+    return padded_size(-(-extent // n_parts), stride)

@@ -17,6 +17,7 @@ from napari_unet.core.engine.source import Source
 from napari_unet.core.engine.symmetry import AS_IT_IS, Symmetry
 from napari_unet.core.engine.tracing import picture_in
 from napari_unet.core.engine.ways import Activation, activated, shifted
+from napari_unet.core.tiling import padded_size
 
 __all__ = ["Blended", "Tiled", "run_network"]
 
@@ -52,7 +53,7 @@ class Tiled:
     ) -> Iterator[tuple[Spans, Tensor]]:
         """Give the probabilities of `window`, tile by tile."""
         by_axis = [
-            _cuts(span, _rounded(self.tile_size, step))
+            _cuts(span, padded_size(self.tile_size, step))
             for span, step in zip(window, self.stride, strict=True)
         ]
         for tile in product(*by_axis):
@@ -75,10 +76,10 @@ class Tiled:
 
     def _seen_span(self, axis: int, frame: int, span: Span) -> Span:
         step, margin = self.stride[axis], self.fit.margin[axis]
-        reach = _rounded(self.reach[axis], step)
+        reach = padded_size(self.reach[axis], step)
         start = max(0, span[0] // step * step - reach)
         # NOTE: where the frame ends the network pads just as it would pad the whole image.
-        stop = min(_rounded(span[1], step) + reach, frame - margin)
+        stop = min(padded_size(span[1], step) + reach, frame - margin)
         wanted = tuple(stop - start if at == axis else 1 for at in range(len(self.reach)))
         size = self.fit.size_for(wanted)[axis]
         if start + size > frame:
@@ -108,11 +109,6 @@ def run_network(
     with torch.autocast(image.device.type, dtype=dtype) if is_reduced else nullcontext():
         logits = picture_in(network(symmetry.apply(image)), image.ndim)
     return symmetry.undo(logits)
-
-
-def _rounded(size: int, step: int) -> int:
-    """The smallest multiple of `step` that is not below `size`."""
-    return -(-size // step) * step
 
 
 def _cuts(span: Span, step: int) -> list[Span]:
