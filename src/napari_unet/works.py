@@ -6,7 +6,6 @@ that is stopped half-way leaves what it has done.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from napari_unet.core.progress import Progress, Work
+from napari_unet.core.progress import Progress, Work, passed_on
 from napari_unet.core.settings import SegmentSettings
 
 if TYPE_CHECKING:
@@ -221,20 +220,19 @@ def _open_store(request: Request, prediction: Prediction, folder: Path) -> Store
 def _counted(work: Work[SegmentProgress, Any], prediction: Prediction) -> Work[Any, Any]:
     """Count what is found; a store that gets no probabilities is shown what the network says."""
     plan = None
-    with contextlib.closing(work):
-        while True:
-            try:
-                progress = next(work)
-            except StopIteration as end:
-                return end.value
-            if progress.plan is not plan:  # from the network to objects: they are counted anew
-                plan = progress.plan
-                prediction.count_anew()
-            prediction.count(progress.labels)
-            store, region = prediction.store, progress.region
-            if store is not None and plan is not None and prediction.outputs is not store.outputs:
-                store.write_labels(region.index, region.window, progress.labels)
-            yield progress
+
+    def counted(progress: SegmentProgress) -> SegmentProgress:
+        nonlocal plan
+        if progress.plan is not plan:  # from the network to objects: they are counted anew
+            plan = progress.plan
+            prediction.count_anew()
+        prediction.count(progress.labels)
+        store, region = prediction.store, progress.region
+        if store is not None and plan is not None and prediction.outputs is not store.outputs:
+            store.write_labels(region.index, region.window, progress.labels)
+        return progress
+
+    return passed_on(work, counted)
 
 
 def _regions(areas: Sequence[Part], dims: int) -> list[Region] | None:

@@ -6,7 +6,6 @@ import argparse
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from napari_unet.cli.parsing import (
 )
 from napari_unet.cli.telling import FAILED, OK, complain, with_bar
 from napari_unet.core.errors import ImageError, SettingsError
+from napari_unet.core.progress import passed_on
 from napari_unet.core.settings import SegmentSettings
 
 if TYPE_CHECKING:
@@ -163,20 +163,17 @@ def _told(work: Work[Any, Any]) -> Work[Any, Any]:
     """The work, with a line for each image that is finished."""
     from tqdm import tqdm
 
-    with closing(work):
-        while True:
-            try:
-                progress = next(work)
-            except StopIteration as end:
-                return end.value
-            if progress.entry is not None:
-                where = f"[{progress.n_done}/{progress.n_images}]"
-                if progress.entry.status == "failed":
-                    with tqdm.external_write_mode(file=sys.stderr):
-                        complain(f"{where} {_failure(progress.entry)}")
-                else:
-                    tqdm.write(f"{where} {_entry_line(progress.entry)}")
-            yield progress
+    def told(progress: Any) -> Any:
+        if progress.entry is not None:
+            where = f"[{progress.n_done}/{progress.n_images}]"
+            if progress.entry.status == "failed":
+                with tqdm.external_write_mode(file=sys.stderr):
+                    complain(f"{where} {_failure(progress.entry)}")
+            else:
+                tqdm.write(f"{where} {_entry_line(progress.entry)}")
+        return progress
+
+    return passed_on(work, told)
 
 
 def _failure(entry: Entry) -> str:

@@ -21,6 +21,7 @@ __all__ = [
     "match_channels",
     "normalise",
     "scale_of",
+    "suffices_float32",
     "summary_of",
 ]
 
@@ -126,7 +127,7 @@ def normalise(raw: npt.NDArray[np.generic], scale: IntensityScale) -> npt.NDArra
         np.asarray(part, np.float64).reshape(shape) for part in (scale.offset, scale.scale)
     )
     with np.errstate(over="ignore"):
-        if _suffices_float32(raw.dtype, scale):
+        if suffices_float32(raw.dtype, scale):
             scaled = _real(raw, in_float32=True) - offset.astype(np.float32)
             scaled *= (1 / divisor).astype(np.float32)
         else:
@@ -135,7 +136,7 @@ def normalise(raw: npt.NDArray[np.generic], scale: IntensityScale) -> npt.NDArra
     return np.clip(scaled, *CLIP, out=scaled).astype(np.float32, copy=False)
 
 
-def _suffices_float32(dtype: np.dtype[Any], scale: IntensityScale) -> bool:
+def suffices_float32(dtype: np.dtype[Any], scale: IntensityScale) -> bool:
     """Whether `(raw - offset) / scale` is right to 1e-4 in float32, and overflows nowhere."""
     is_moderate = all(
         abs(offset) < 1e30 and 1e-30 < width < 1e30

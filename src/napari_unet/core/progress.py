@@ -7,9 +7,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
-__all__ = ["FinishEarly", "Progress", "Work", "finish"]
+__all__ = ["FinishEarly", "Progress", "Work", "finish", "passed_on"]
 
 P = TypeVar("P")
+Q = TypeVar("Q")
 R = TypeVar("R")
 
 Work: TypeAlias = Generator[P, None, R]
@@ -46,3 +47,15 @@ def finish(work: Work[P, R], report: Callable[[P], object] | None = None) -> R:
                 return result
             if report is not None:
                 report(progress)
+
+
+def passed_on(work: Work[P, R], change: Callable[[P], Q]) -> Work[Q, R]:
+    """The same work with each progress changed on its way; whoever closes it closes `work`."""
+    with closing(work):
+        while True:
+            try:
+                progress = next(work)
+            except StopIteration as end:
+                result: R = end.value
+                return result
+            yield change(progress)

@@ -8,7 +8,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from napari_unet.core.files import (
 from napari_unet.core.image import Image
 from napari_unet.core.instances import classes_of
 from napari_unet.core.measurements import measuring
-from napari_unet.core.progress import FinishEarly, Progress, Work
+from napari_unet.core.progress import FinishEarly, Progress, Work, passed_on
 from napari_unet.core.resampling import resampling_for
 from napari_unet.core.segmentation import Result, segmenting
 from napari_unet.core.store import ResultStore, store_for
@@ -135,15 +135,10 @@ def _store_of(
 def _segmenting(shown: Image, plan: Plan, store: ResultStore | None) -> Work[Progress, Result]:
     model = plan.models[0] if len(plan.models) == 1 else list(plan.models)
     kept: dict[str, Any] = {} if store is None else {"store": store}
-    work = segmenting(shown, model, plan.settings, **kept)
-    with closing(work):
-        while True:
-            try:
-                progress = next(work)
-            except StopIteration as end:
-                result: Result = end.value
-                return result
-            yield Progress(done=progress.done, total=progress.total, message=progress.message)
+    return passed_on(
+        segmenting(shown, model, plan.settings, **kept),
+        lambda one: Progress(done=one.done, total=one.total, message=one.message),
+    )
 
 
 def _columns(opened: ImageFile, source: Source, plan: Plan) -> Columns:

@@ -7,7 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from napari_unet.core.batch.tables import join_tables, write_summary
 from napari_unet.core.errors import ImageError
 from napari_unet.core.files import discard
 from napari_unet.core.model import Model
-from napari_unet.core.progress import FinishEarly, Progress, Work, finish
+from napari_unet.core.progress import FinishEarly, Progress, Work, finish, passed_on
 from napari_unet.core.settings import SegmentSettings
 
 __all__ = ["BatchProgress", "BatchResult", "batch", "run_batch", "running"]
@@ -218,15 +218,12 @@ def _counted(
     work: Work[Progress, Entry], name: str, n_done: int, n_images: int
 ) -> Work[BatchProgress, Entry]:
     """Work on one image, seen as a part of the batch."""
-    with closing(work):
-        while True:
-            try:
-                progress = next(work)
-            except StopIteration as end:
-                entry: Entry = end.value
-                return entry
-            where = f"{n_done + 1} of {n_images}, {name}: {progress.message}"
-            yield BatchProgress(
-                done=progress.done, total=progress.total, message=where, n_done=n_done,
-                n_images=n_images,
-            )  # fmt: skip
+
+    def counted(progress: Progress) -> BatchProgress:
+        return BatchProgress(
+            done=progress.done, total=progress.total,
+            message=f"{n_done + 1} of {n_images}, {name}: {progress.message}",
+            n_done=n_done, n_images=n_images,
+        )  # fmt: skip
+
+    return passed_on(work, counted)

@@ -13,7 +13,7 @@ from torch import Tensor
 from napari_unet.core.engine.graph import Spans
 from napari_unet.core.errors import ImageError, UNetLiveError
 from napari_unet.core.image import Image
-from napari_unet.core.normalization import CLIP, IntensityScale, _suffices_float32, normalise
+from napari_unet.core.normalization import CLIP, IntensityScale, normalise, suffices_float32
 from napari_unet.core.overlap import read_ahead
 from napari_unet.core.tiling import mirrored
 
@@ -115,7 +115,7 @@ class Source:
 
     def _shown(self, raw: npt.NDArray[np.generic]) -> Tensor:
         """Scaled float32 `(1, c, [z,] y, x)` on the device; the same as `normalise` gives."""
-        if raw.dtype.name in TORCH_READS and _suffices_float32(raw.dtype, self.scale):
+        if raw.dtype.name in TORCH_READS and suffices_float32(raw.dtype, self.scale):
             shown = self._scaled(self._up(torch.from_numpy(np.ascontiguousarray(raw))))
         else:
             shown = self._up(torch.from_numpy(normalise(raw, self.scale)))
