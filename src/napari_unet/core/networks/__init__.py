@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
@@ -11,13 +12,13 @@ from napari_unet.core.networks.unet import UNet, UNetConfig
 
 __all__ = ["NETWORKS", "UNet", "UNetConfig", "build_network"]
 
-NETWORKS: dict[str, tuple[type[UNetConfig], Callable[[UNetConfig], nn.Module]]] = {
+NETWORKS: dict[str, tuple[type, Callable[[Any], nn.Module]]] = {
     "unet": (UNetConfig, UNet),
 }
 """Architecture name to its config class and its network class."""
 
 
-def build_network(architecture: str, config: UNetConfig) -> nn.Module:
+def build_network(architecture: str, config: Any) -> nn.Module:
     """Build a network with random weights.
 
     Raises

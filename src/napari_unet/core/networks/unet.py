@@ -18,6 +18,8 @@ from napari_unet.core.errors import SettingsError
 
 __all__ = ["UNet", "UNetConfig"]
 
+MAX_LEVELS = 16
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UNetConfig:
@@ -48,6 +50,8 @@ class UNetConfig:
             raise SettingsError("in_channels and out_channels must be at least 1.")
         if len(self.widths) < 1 or min(self.widths) < 1:
             raise SettingsError(f"widths must be positive numbers, not {self.widths}.")
+        if len(self.widths) > MAX_LEVELS:
+            raise SettingsError(f"{len(self.widths)} levels are more than any image can be halved.")
         if not 0 <= self.dropout < 1:
             raise SettingsError(f"dropout must be in [0, 1), not {self.dropout}.")
 

@@ -1,0 +1,18 @@
+"""What is known of the images and outputs of a network, apart from how it is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["About"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """Attributes of a `Description`, which of them were assumed, and sentences for the user."""
+
+    about: Mapping[str, Any]
+    assumed: tuple[str, ...]
+    notes: tuple[str, ...]

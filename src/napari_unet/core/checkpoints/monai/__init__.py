@@ -1,0 +1,1 @@
+"""What the networks of MONAI have in common, and what its bundles say."""

@@ -1,0 +1,1 @@
+"""What belongs to the U-Nets of pytorch-3dunet and PlantSeg: network, and description."""
