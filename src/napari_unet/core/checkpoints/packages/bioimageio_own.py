@@ -1,0 +1,59 @@
+"""Packages of bioimage.io that were written here: rebuilt just as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from napari_unet.core.architectures import architecture_of
+from napari_unet.core.checkpoints.containers import read_contents
+from napari_unet.core.checkpoints.evidence import Evidence
+from napari_unet.core.checkpoints.family import Understanding
+from napari_unet.core.checkpoints.packages.bioimageio import Package
+from napari_unet.core.checkpoints.plain import from_plain
+from napari_unet.core.checkpoints.rebuild import rebuild
+from napari_unet.core.errors import ModelFileError, SettingsError
+from napari_unet.core.model import Model
+
+__all__ = ["own_model"]
+
+
+def own_model(
+    package: Package, *, sha256: str = "", changes: Mapping[str, Any] | None = None
+) -> Model | None:
+    """The model of a package that was written here, with all that its weights do not tell.
+
+    Parameters
+    ----------
+    sha256, changes : see `rebuild`.
+
+    Returns
+    -------
+    None for a package that others wrote, or that says of a network that is not known here.
+
+    Raises
+    ------
+    ModelFileError
+        If its weights are damaged, or are not those of its network.
+    """
+    weights = next((one for one in package.weights if one.kind == "pytorch_state_dict"), None)
+    name, said = package.config.get("architecture"), package.config.get("config")
+    if weights is None or not isinstance(name, str) or not isinstance(said, Mapping):
+        return None
+    try:
+        config: Any = from_plain(architecture_of(name).config, said)
+    except (ModelFileError, SettingsError, TypeError, ValueError, OverflowError):
+        return None
+    contents = read_contents(weights.source)
+    if not isinstance(contents.tree, Mapping):
+        return None
+    tensors = {str(k): value for k, value in contents.tree.items() if isinstance(value, Tensor)}
+    evidence = Evidence(
+        name=weights.name, container="bioimage.io package", tensors=tensors, notes=contents.notes
+    )
+    named = package.config.get("assumed")
+    assumed = tuple(str(one) for one in named) if isinstance(named, list) else ()
+    understood = Understanding(config=config, about=package.about, assumed=assumed)
+    return rebuild(evidence, name, understood, sha256=sha256, changes=changes)

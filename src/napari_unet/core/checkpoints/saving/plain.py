@@ -1,0 +1,54 @@
+"""Plain PyTorch weights under the names of the file that a model came from."""
+
+from __future__ import annotations
+
+import io
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from napari_unet.core.checkpoints.origin import Origin
+from napari_unet.core.checkpoints.saving.architecture import stored
+from napari_unet.core.model import Model
+
+__all__ = ["plain_weights", "write_plain"]
+
+SUFFIXES = (".pt", ".pth")
+
+
+def write_plain(model: Model, path: Path) -> None:
+    """Write the weights as a PyTorch state dict, which `load_state_dict` of the original takes.
+
+    Names and shapes are those of the file that the model was opened from, prefix and all, or
+    those of the network for a model made here. Nothing but tensors is in the file, so that
+    `torch.load(path, weights_only=True)` reads it. It appears whole or not at all.
+
+    Parameters
+    ----------
+    path : where; the suffix `.pt` is added unless it is `.pt` or `.pth`.
+
+    Raises
+    ------
+    ModelFileError
+        If the file cannot be written.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        path = path.with_name(f"{path.name}.pt")
+    file = io.BytesIO()
+    torch.save(plain_weights(model), file)
+    stored(path, file.getvalue())
+
+
+def plain_weights(model: Model) -> OrderedDict[str, Tensor]:
+    """The weights by their names in the file that the model was opened from."""
+    origin = model.origin or Origin(file="")
+    weights: OrderedDict[str, Tensor] = OrderedDict()
+    for name, value in model.network.state_dict().items():
+        # NOTE: a copy, as `torch.save` writes all of the memory that a tensor is a view of
+        tensor = value.detach().cpu().clone().contiguous()
+        tensor = tensor.reshape(origin.shapes.get(name, tensor.shape))
+        for given in origin.names.get(name, (name,)):
+            weights[origin.prefix + given] = tensor
+    return weights

@@ -1,0 +1,84 @@
+"""Plain weights go back to where they came from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from originals import randomised
+
+from napari_unet.core.checkpoints.opening import open_checkpoint
+from napari_unet.core.checkpoints.origin import Origin
+from napari_unet.core.checkpoints.saving import write_plain
+from napari_unet.core.device import choose_device
+from napari_unet.core.errors import ModelFileError
+from napari_unet.core.model import Description, Model, weights_id
+from napari_unet.core.networks import UNet, UNetConfig
+
+FIXTURES = Path(__file__).parents[3] / "fixtures" / "checkpoints"
+
+
+@pytest.fixture
+def model() -> Model:
+    config = UNetConfig(widths=(2, 4))
+    network = randomised(UNet(config)).requires_grad_(False)
+    return Model(
+        network=network, architecture="unet", config=config, description=Description(name="own"),
+        device=choose_device("cpu"), id=weights_id(network),
+    )  # fmt: skip
+
+
+def test_own_model_under_its_own_names(model: Model, tmp_path: Path) -> None:
+    write_plain(model, tmp_path / "saved")
+    weights = torch.load(tmp_path / "saved.pt", weights_only=True)
+    colleague = UNet(model.config)
+    colleague.load_state_dict(weights, strict=True)
+    assert list(weights) == list(model.network.state_dict())
+    assert weights_id(colleague) == model.id
+    assert open_checkpoint(tmp_path / "saved.pt", "cpu").id == model.id
+
+
+def test_names_and_shapes_of_the_original(model: Model, tmp_path: Path) -> None:
+    state = model.network.state_dict()
+    first, last = "encoder.0.0.weight", "head.bias"
+    origin = Origin(
+        file="original.ckpt",
+        prefix="module.net.",
+        names={first: ("stem.weight",), last: ("head.bias", "copy.bias")},
+        shapes={first: (2, 1, 1, 3, 3)},
+    )
+    write_plain(replace(model, origin=origin), tmp_path / "saved.pth")
+    weights = torch.load(tmp_path / "saved.pth", weights_only=True)
+    assert all(name.startswith("module.net.") for name in weights)
+    assert len(weights) == len(state) + 1
+    assert f"module.net.{first}" not in weights
+    assert weights["module.net.stem.weight"].shape == (2, 1, 1, 3, 3)
+    assert torch.equal(weights["module.net.stem.weight"].flatten(), state[first].flatten())
+    assert torch.equal(weights["module.net.copy.bias"], state[last])
+    assert torch.equal(weights["module.net.head.bias"], state[last])
+
+
+@pytest.mark.parametrize("file", sorted(FIXTURES.glob("milesial/[ad]_*.pt")), ids=lambda p: p.stem)
+def test_a_foreign_file_is_written_as_it_was(file: Path, tmp_path: Path) -> None:
+    before = torch.load(file, weights_only=True)
+    write_plain(open_checkpoint(file, "cpu"), tmp_path / "again.pt")
+    after = torch.load(tmp_path / "again.pt", weights_only=True)
+    tensors = {name: value for name, value in before.items() if isinstance(value, torch.Tensor)}
+    assert set(after) == set(tensors)
+    assert all(torch.equal(after[name], value) for name, value in tensors.items())
+
+
+def test_a_view_of_large_memory_is_written_alone(model: Model, tmp_path: Path) -> None:
+    large = torch.zeros(1_000_000)
+    model.network.get_submodule("head").bias = torch.nn.Parameter(large[:2], requires_grad=False)
+    write_plain(model, tmp_path / "saved.pt")
+    assert (tmp_path / "saved.pt").stat().st_size < 100_000
+
+
+def test_nothing_is_left_where_nothing_can_be_written(model: Model, tmp_path: Path) -> None:
+    (tmp_path / "taken.pt").mkdir()
+    with pytest.raises(ModelFileError, match="could not be written"):
+        write_plain(model, tmp_path / "taken.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken.pt"]
