@@ -25,6 +25,16 @@ import numpy as np
 import zarr
 
 MIB = 2**20
+BRIGHT = 187
+"""Where a blob begins: about 7 % of a volume are brighter."""
+
+
+def blobs(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """A volume of smooth noise, uint8, that can be repeated in all directions."""
+    from scipy.ndimage import gaussian_filter
+
+    noise = np.random.default_rng(seed).normal(size=shape)
+    return (gaussian_filter(noise, 3, mode="wrap") * 2000 + 100).clip(0, 255).astype(np.uint8)
 
 
 def make_picture(folder: Path, shape: tuple[int, ...]) -> Path:
@@ -38,10 +48,7 @@ def make_picture(folder: Path, shape: tuple[int, ...]) -> Path:
         tile = simulate(SimulationSettings(size=1024, n_nuclei=280), 0).image
         chunks: tuple[int, ...] = (1024, 1024)
     else:
-        from scipy.ndimage import gaussian_filter
-
-        noise = np.random.default_rng(0).normal(size=(128, 256, 256))
-        tile = (gaussian_filter(noise, 3, mode="wrap") * 2000 + 100).clip(0, 255).astype(np.uint8)
+        tile = blobs((128, 256, 256), 0)
         chunks = (64, 128, 128)
     partial = path.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -107,19 +114,30 @@ def say(**facts: object) -> None:
 
 
 def model_3d():  # type: ignore[no-untyped-def]
-    """A 3D U-Net with 16, 32, 64 and 128 channels; its weights are random."""
+    """A 3D U-Net with 16, 32, 64 and 128 channels that has learnt to find the blobs."""
     import torch
 
     from napari_unet.core.device import choose_device
     from napari_unet.core.model import Description, Model, weights_id
     from napari_unet.core.networks import UNet, UNetConfig
+    from napari_unet.core.normalization import Normalization
 
     torch.manual_seed(0)
     config = UNetConfig(dims=3, widths=(16, 32, 64, 128))
-    network = UNet(config).eval().requires_grad_(False)
+    network = UNet(config)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    for step in range(40):
+        raw = torch.from_numpy(blobs((32, 48, 48), step)).float()[None, None]
+        target = (raw[:, 0] > BRIGHT).long()
+        loss = torch.nn.functional.cross_entropy(network(raw / 255), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    network.eval().requires_grad_(False)
     return Model(
         network=network, architecture="unet", config=config, id=weights_id(network),
-        description=Description(name="3D", dims=3), device=choose_device("cpu"),
+        description=Description(name="3D", dims=3, normalization=Normalization(kind="range")),
+        device=choose_device("cpu"),
     )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ def projects_folder(tmp_path, monkeypatch):
     """Where this test's corrections, models and history go."""
     folder = tmp_path / "projects"
     monkeypatch.setenv("NAPARI_UNET_PROJECTS", str(folder))
+    monkeypatch.setenv("NAPARI_UNET_ANSWERS", str(tmp_path / "answers"))
     preferences._settings.cache_clear()  # napari's fixtures make new ones for each test
     return folder
 

@@ -29,7 +29,7 @@ def import_smp() -> Any:
 
 
 def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
-    """The network in evaluation mode, its weights and statistics drawn so that all of them matter."""
+    """The network in evaluation mode, all its weights and statistics drawn so that they matter."""
     random = torch.Generator().manual_seed(seed)
 
     def uniform(value: Tensor, low: float, high: float) -> Tensor:

@@ -98,6 +98,7 @@ def test_the_reader_of_imports_sees_them_all(tmp_path):
 
 CORE_MAY = {"dask", "numpy", "safetensors", "scipy", "skimage", "torch"}
 MAY_BY_FOLDER = {
+    "checkpoints": CORE_MAY | {"h5py", "onnx", "platformdirs", "yaml"},
     "files": CORE_MAY | {"ome_zarr", "tifffile", "zarr"},
     "store": CORE_MAY | {"zarr"},
 }
@@ -105,7 +106,8 @@ MAY_BY_FOLDER = {
 
 @pytest.mark.parametrize("path", files("core"), ids=name_of)
 def test_core_knows_no_window(path):
-    may = MAY_BY_FOLDER.get(path.parent.name, CORE_MAY)
+    folder = path.relative_to(PACKAGE).parts[1]
+    may = MAY_BY_FOLDER.get(folder, CORE_MAY)
 
     def is_forbidden(one):
         if one.top == "napari_unet":
@@ -130,6 +132,7 @@ RULES = {
     "project": (QT | {"napari"}, OUTSIDE_PROJECT),
     "preferences": (QT | {"torch"}, {"cli", "jobs", "layers", "samples", "session", "widgets"}),
     "journal": ({"napari"}, {"cli", "layers", "samples", "session", "widgets"}),
+    "opening": (QT | {"napari"}, OUTSIDE_PROJECT | SESSION | {"works"}),
     "rounds": (QT | {"napari"}, OUTSIDE_PROJECT | SESSION | {"works"}),
     "works": (QT | {"napari"}, OUTSIDE_PROJECT | SESSION | {"project", "rounds"}),
     "predictions": ({"napari", "magicgui", "superqt"}, {"cli", "layers", "samples", "widgets"}),

@@ -306,12 +306,14 @@ def mapping(prediction: Prediction) -> Generator[Progress, None, Any]:
         import dask.array as da
 
         chunks = (-1, *[1] * (outputs.ndim - 3), -1, -1)
-        return da.from_array(outputs, chunks=chunks)[counted].astype(np.float32).sum(axis=0)
+        shown = da.from_array(outputs, chunks=chunks)[counted].astype(np.float32).sum(axis=0)
+        return shown.clip(None, 1)
     foreground: npt.NDArray[np.float32] = np.zeros(outputs.shape[1:], np.float32)
     height = max(1, MAP_BAND // outputs.shape[2])
     for start in range(0, len(foreground), height):
         rows = slice(start, start + height)
         for i in counted:
             foreground[rows] += np.asarray(outputs[i : i + 1, rows])[0]
+        np.minimum(foreground[rows], 1, out=foreground[rows])
         yield Progress(done=start, total=len(foreground), message="Making the map")
     return foreground

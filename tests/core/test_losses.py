@@ -48,10 +48,9 @@ def test_classes_are_sums_of_softmax(output_class):
     np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
 
 
-@pytest.mark.parametrize("output_class", [(0,), (1,)])
-def test_a_single_output_is_a_sigmoid(output_class):
+def test_a_single_output_is_a_sigmoid():
     logits = logits_of(2, 1, 4, 5)
-    found = class_log_probabilities(logits, output_class).exp()
+    found = class_log_probabilities(logits, (1,)).exp()
     expected = 1 / (1 + np.exp(-logits.detach().numpy()[:, 0].astype(float)))
     assert found.shape == (2, 2, 4, 5)
     np.testing.assert_allclose(found[:, 1].detach().numpy(), expected, rtol=1e-5)
@@ -147,7 +146,7 @@ def test_perfect_answers_cost_nothing():
 
 
 @pytest.mark.parametrize("loss_of", [masked_cross_entropy, masked_dice])
-@pytest.mark.parametrize("output_class", [(0, 1, 1), (0, 1, 2), (0,)])
+@pytest.mark.parametrize("output_class", [(0, 1, 1), (0, 1, 2), (1,)])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_untouched_pixels_have_no_gradient_at_all(loss_of, output_class, shape):
     logits = logits_of(shape[0], len(output_class), *shape[1:])

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from napari_unet.core import checkpoints
+from napari_unet.core.checkpoints import opening
 from napari_unet.core.device import Device, choose_device
 from napari_unet.core.errors import ModelFileError
 from napari_unet.core.model import (
@@ -66,12 +66,14 @@ def test_a_single_output_makes_two_classes():
         ({"outputs": ("a",)}, "names 1 outputs but says for 2"),
         ({"class_names": ("background",)}, "names 1 classes, but its outputs make 2"),
         ({"class_names": ("a", "b", "c")}, "names 3 classes, but its outputs make 2"),
-        ({"output_class": (1, 1)}, r"the classes \(1, 1\), but each of 0 to 1 needs one"),
-        ({"output_class": (-1, 1)}, "each of 0 to 1 needs one"),
-        ({"outputs": ("a",), "output_class": (0,), "activation": "sigmoid"}, "0 to 1 needs one"),
-        ({"activation": "sigmoid"}, "needs the activation 'softmax', but says 'sigmoid'"),
-        ({"activation": "relu"}, "but says 'relu'"),
-        ({"outputs": ("a",), "output_class": (1,)}, "needs the activation 'sigmoid'"),
+        ({"output_class": (1, 1)}, "none of them is the background"),
+        ({"output_class": (-1, 1)}, "none of them is the background"),
+        ({"output_class": (-1, 0)}, r"the classes \(-1, 0\), but each of 1 to 1 needs one"),
+        ({"outputs": ("a",), "output_class": (0,), "activation": "sigmoid"}, "1 to 1 needs one"),
+        ({"activation": "relu"}, "says 'relu'"),
+        ({"outputs": ("a",), "output_class": (1,)}, "none of them is the background"),
+        ({"inverted": True}, "can be inverted"),
+        ({"border": 2}, "output 2, but the model has 2"),
         ({"inside": 2}, "said to be output 2, but the model has 2"),
         ({"inside": -1}, "said to be output -1"),
     ],
@@ -162,7 +164,7 @@ def test_a_model_can_be_opened_again(tiny_model):
 
 def test_another_device_gets_a_copy(tiny_model, monkeypatch):
     other = Device(name="meta", label="nowhere", reason="a test")
-    monkeypatch.setattr(checkpoints, "choose_device", lambda wanted: other)
+    monkeypatch.setattr(opening, "choose_device", lambda wanted: other)
     moved = load_model(tiny_model, "cuda")
     assert moved.device == other
     assert {str(p.device) for p in moved.network.parameters()} == {"meta"}

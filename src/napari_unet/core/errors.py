@@ -5,6 +5,8 @@
     UNetLiveError
     ├── ImageError          an image or its axes cannot be used
     ├── ModelFileError      a model file cannot be opened or written
+    │   ├── ChoiceNeeded    it holds several models: one must be named
+    │   └── TrustNeeded     it can only be opened by running a program that it carries
     ├── SettingsError       a setting has a value that makes no sense
     ├── CorrectionsError    painted corrections do not fit or do not suffice
     ├── TrainingError       training could not go on
@@ -15,6 +17,7 @@ None of them is a `RuntimeError`: Qt's generator workers mistake those for a clo
 """
 
 __all__ = [
+    "ChoiceNeeded",
     "CorrectionsError",
     "DeviceMemoryError",
     "ImageError",
@@ -22,6 +25,7 @@ __all__ = [
     "ProjectError",
     "SettingsError",
     "TrainingError",
+    "TrustNeeded",
     "UNetLiveError",
 ]
 
@@ -36,6 +40,34 @@ class ImageError(UNetLiveError):
 
 class ModelFileError(UNetLiveError):
     """A model file cannot be opened, understood or written."""
+
+
+class ChoiceNeeded(ModelFileError):
+    """A file holds several models.
+
+    Attributes
+    ----------
+    options : their names; one of them goes to `load_model(..., choose=...)`.
+    """
+
+    def __init__(self, sentence: str, options: tuple[str, ...]) -> None:
+        super().__init__(sentence)
+        self.options = options
+
+
+class TrustNeeded(ModelFileError):
+    """A file can only be opened by running a program that it carries.
+
+    Attributes
+    ----------
+    sha256 : of the file; given to `load_model(..., trust=...)` it says that the user trusts it.
+    program : what would run, in plain words.
+    """
+
+    def __init__(self, sentence: str, sha256: str, program: str) -> None:
+        super().__init__(sentence)
+        self.sha256 = sha256
+        self.program = program
 
 
 class SettingsError(UNetLiveError, ValueError):

@@ -146,7 +146,7 @@ def _labelled(
             yield window, classes_of(part, description.output_class, chosen.threshold)
         return
     seen = _Seen(outputs, region)
-    bands = labelling(seen, description.output_class, chosen, description.inside, first=first)
+    bands = labelling(seen, description.output_class, chosen, description.separator, first=first)
     if linker is None:
         for window, labels in bands:
             yield from _in_image(region.window, window, labels)

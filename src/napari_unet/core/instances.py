@@ -40,13 +40,17 @@ GAUSSIAN_REACH = 4.0
 
 
 def class_probabilities(outputs: Floats, output_class: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """Sum the probabilities `(output, ...)` that count towards each class: `(class, ...)`."""
-    if len(output_class) == 1:  # a sigmoid network: the rest is background
-        foreground = outputs[0].astype(np.float32)
-        return np.stack([1 - foreground, foreground])
+    """Sum the probabilities `(output, ...)` that count towards each class: `(class, ...)`.
+
+    Outputs of class -1 do not count. Where none stands for the background, each output was found
+    by itself, and what none of them claims is background.
+    """
     sums = np.zeros((max(output_class) + 1, *outputs.shape[1:]), np.float32)
     for output, counted in zip(outputs, output_class, strict=True):
-        sums[counted] += output
+        if counted >= 0:
+            sums[counted] += output
+    if 0 not in output_class:
+        sums[0] = 1 - sums[1:].max(axis=0)
     return sums
 
 
@@ -78,6 +82,7 @@ def objects_of(
     settings : threshold, smoothing, smallest size, readiness to split, holes.
     inside : the output that marks the inside of objects as opposed to their border, if the
         network has one: objects grow from there. Without it they are cut at their waists.
+        `~i` for an output `i` that marks the borders.
 
     Returns
     -------
@@ -169,7 +174,8 @@ def evidence_of(
     classes = classes_of(outputs[:, rows], output_class, settings.threshold)
     if inside is None or not _needs_inside(settings, inside):
         return Evidence(classes=classes, rises=None)
-    height = _blurred(outputs[inside], INSIDE_SIGMA)[rows]
+    marks = outputs[inside] if inside >= 0 else 1 - outputs[~inside]
+    height = _blurred(marks, INSIDE_SIGMA)[rows]
     # NOTE: in few levels, so that starts share a plain by distance. On the real values one
     # object creeps along the faintest ridge around its neighbour.
     rises = np.clip(height * N_LEVELS, 0, N_LEVELS).astype(np.uint8)

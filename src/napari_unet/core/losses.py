@@ -7,35 +7,77 @@ which class each output counts towards; the loss sums their probabilities first.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from napari_unet.core.corrections import IGNORE
 
-__all__ = ["class_log_probabilities", "hold_loss", "masked_cross_entropy", "masked_dice"]
+__all__ = [
+    "Outcome",
+    "class_log_probabilities",
+    "hold_loss",
+    "masked_cross_entropy",
+    "masked_dice",
+    "output_probabilities",
+]
+
+Outcome = Literal["softmax", "sigmoid", "inverted", "none"]
 
 
-def class_log_probabilities(logits: Tensor, output_class: tuple[int, ...]) -> Tensor:
+def output_probabilities(logits: Tensor, outcome: Outcome) -> Tensor:
+    """What the outputs `(b, output, ...)` say, as float32 probabilities of the same shape."""
+    logits = logits.float()
+    if outcome == "softmax":
+        return logits.softmax(dim=1)
+    return logits.clamp(0, 1) if outcome == "none" else _each(logits, outcome).sigmoid()
+
+
+def class_log_probabilities(
+    logits: Tensor, output_class: tuple[int, ...], outcome: Outcome = "softmax"
+) -> Tensor:
     """Logits `(b, output, ...)` to log-probabilities `(b, class, ...)`.
+
+    Outputs that are each by themselves give the likelihood that just those of a class are on: its
+    cross-entropy is the sum of the binary ones.
 
     Parameters
     ----------
     logits : raw output of the network, any float type; computed in float32.
-    output_class : the class that each output counts towards. With a single output the
-        network is a sigmoid one: class 1, with class 0 as the rest.
+    output_class : the class that each output counts towards; -1 for none.
+    outcome : how logits become probabilities. A single output is always by itself.
     """
-    logits = logits.float()
-    if len(output_class) == 1:
-        logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
-        output_class = (0, 1)
-    log_outputs = torch.log_softmax(logits, dim=1)
-    if output_class == tuple(range(len(output_class))):
-        return log_outputs
-    groups = [
+    counted = [i for i, which in enumerate(output_class) if which >= 0]
+    if outcome == "softmax" and len(output_class) > 1:
+        log_outputs = torch.log_softmax(logits.float(), dim=1)
+        if output_class == tuple(range(len(output_class))):
+            return log_outputs
+        return torch.stack(
+            [log_outputs[:, group].logsumexp(dim=1) for group in _groups(output_class)], dim=1
+        )
+    each = _each(logits.float(), outcome)[:, counted]
+    on, off = F.logsigmoid(each), F.logsigmoid(-each)
+    classes = [output_class[i] for i in counted]
+    alone = [off.sum(dim=1) + (on - off)[:, group].sum(dim=1) for group in _groups(classes)]
+    return torch.stack(alone, dim=1)
+
+
+def _each(logits: Tensor, outcome: Outcome) -> Tensor:
+    """Logits of outputs that are each by themselves."""
+    if outcome == "none":  # probabilities already
+        return logits.clamp(1e-4, 1 - 1e-4).logit()
+    return -logits if outcome == "inverted" else logits
+
+
+def _groups(output_class: Sequence[int]) -> list[list[int]]:
+    """The outputs of each class, from 0 on."""
+    return [
         [i for i, counted in enumerate(output_class) if counted == which]
         for which in range(max(output_class) + 1)
     ]
-    return torch.stack([log_outputs[:, g].logsumexp(dim=1) for g in groups], dim=1)
 
 
 def masked_cross_entropy(
@@ -81,7 +123,9 @@ def masked_dice(log_probabilities: Tensor, target: Tensor, smooth: float = 1.0) 
     return ((1 - dice) * present).sum() / present.sum().clamp(min=1)
 
 
-def hold_loss(logits: Tensor, old_probabilities: Tensor, where: Tensor) -> Tensor:
+def hold_loss(
+    logits: Tensor, old_probabilities: Tensor, where: Tensor, outcome: Outcome = "softmax"
+) -> Tensor:
     """How far the network has moved from its old answer, where nobody painted.
 
     For each pixel, one minus the probability that the old and the new answer agree. Unlike a
@@ -91,18 +135,20 @@ def hold_loss(logits: Tensor, old_probabilities: Tensor, where: Tensor) -> Tenso
     Parameters
     ----------
     logits : `(b, output, ...)` of the network in training.
-    old_probabilities : `(b, output, ...)` of the network before; for a sigmoid network the
-        probability of its single output.
+    old_probabilities : `(b, output, ...)` of the network before.
     where : `(b, ...)`, bool; the pixels to hold.
+    outcome : how logits become probabilities. A single output is always by itself.
     """
-    if logits.shape[1] == 1:
-        new = torch.sigmoid(logits.float())
-        agreement = new * old_probabilities + (1 - new) * (1 - old_probabilities)
-    else:
-        agreement = torch.softmax(logits.float(), dim=1) * old_probabilities
+    if outcome == "softmax" and logits.shape[1] == 1:
+        outcome = "sigmoid"
+    new = output_probabilities(logits, outcome)
     # NOTE: an unsure old answer agrees with nothing; measured against its own best.
-    best = old_probabilities.amax(dim=1)
-    if logits.shape[1] == 1:
-        best = torch.maximum(best, 1 - best)
-    losses = (best - agreement.sum(dim=1)).clamp(min=0)
+    if outcome == "softmax":
+        agreement = (new * old_probabilities).sum(dim=1)
+        best = old_probabilities.amax(dim=1)
+    else:
+        both = new * old_probabilities + (1 - new) * (1 - old_probabilities)
+        agreement = both.mean(dim=1)
+        best = torch.maximum(old_probabilities, 1 - old_probabilities).mean(dim=1)
+    losses = (best - agreement).clamp(min=0)
     return (losses * where).sum() / where.sum().clamp(min=1)

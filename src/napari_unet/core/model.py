@@ -11,9 +11,10 @@ from typing import Any, Literal
 import numpy as np
 from torch import nn
 
+from napari_unet.core.checkpoints.family import Config
+from napari_unet.core.checkpoints.origin import Origin
 from napari_unet.core.device import Device
 from napari_unet.core.errors import ModelFileError
-from napari_unet.core.networks import UNetConfig
 from napari_unet.core.normalization import Normalization
 from napari_unet.core.settings import ObjectSettings
 
@@ -36,15 +37,22 @@ class Description:
     in_channels, channels : how many channels go in, and what they are, in plain words.
     class_names : what can be painted; the first one is the background.
     outputs : what each output channel of the network is.
-    output_class : the class that each output counts towards.
+    output_class : the class that each output counts towards; -1 for none. If none counts
+        towards 0, what no output claims is background.
     inside : the output that marks the inside of objects as opposed to their border, if any.
-    activation : how logits become probabilities.
+    border : the output that marks the borders between objects, if any.
+    activation : how logits become probabilities: "softmax" if the outputs compete, "sigmoid" if
+        each is by itself, "none" if they are probabilities already.
+    inverted : the outputs are probabilities of the opposite (with "sigmoid").
     normalization : how intensities become input.
     objects : how probabilities become objects, unless the user chooses otherwise.
     pixel_size : pixel size of the training images in µm, if known.
     licence, source, card : terms, origin, and a longer text (Markdown).
     scores : measured figures, by kind of image, then by measure.
-    assumed : names of attributes that the file did not state and that were assumed.
+    assumed : names of attributes, of this or of the config, that the file did not state and
+        that were assumed.
+    chosen : those among them that the user has decided.
+    notes : what was found out when the file was opened, in sentences.
     """
 
     name: str
@@ -56,7 +64,9 @@ class Description:
     outputs: tuple[str, ...] = ("background", "object")
     output_class: tuple[int, ...] = (0, 1)
     inside: int | None = None
-    activation: Literal["softmax", "sigmoid"] = "softmax"
+    border: int | None = None
+    activation: Literal["softmax", "sigmoid", "none"] = "softmax"
+    inverted: bool = False
     normalization: Normalization = field(default_factory=Normalization)
     objects: ObjectSettings = field(default_factory=ObjectSettings)
     pixel_size: float | None = None
@@ -65,6 +75,8 @@ class Description:
     card: str = ""
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     assumed: tuple[str, ...] = ()
+    chosen: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.outputs) != len(self.output_class):
@@ -72,29 +84,51 @@ class Description:
                 f"The model names {len(self.outputs)} outputs but says for "
                 f"{len(self.output_class)} which class they are; the file is inconsistent."
             )
-        n_classes = 2 if len(self.output_class) == 1 else max(self.output_class) + 1
+        n_classes = max(1, *self.output_class) + 1
         if len(self.class_names) != n_classes:
             raise ModelFileError(
                 f"The model names {len(self.class_names)} classes, but its outputs make "
                 f"{n_classes}; the file is inconsistent."
             )
-        counted = set(self.output_class) | ({0} if len(self.output_class) == 1 else set())
-        if counted != set(range(n_classes)):
+        if set(self.output_class) - {-1, 0} != set(range(1, n_classes)):
             raise ModelFileError(
                 f"The outputs of the model count towards the classes {self.output_class}, but "
-                f"each of 0 to {n_classes - 1} needs one; the file is inconsistent."
+                f"each of 1 to {n_classes - 1} needs one; the file is inconsistent."
             )
-        wanted = "sigmoid" if len(self.outputs) == 1 else "softmax"
-        if self.activation != wanted:
+        if self.activation not in ("softmax", "sigmoid", "none"):
             raise ModelFileError(
-                f"A model with {len(self.outputs)} output(s) needs the activation {wanted!r}, "
-                f"but says {self.activation!r}; the file is inconsistent."
+                f"The activation must be 'softmax', 'sigmoid' or 'none', but the model says "
+                f"{self.activation!r}; the file is inconsistent."
             )
-        if self.inside is not None and self.inside not in range(len(self.outputs)):
+        if self.activation == "softmax" and 0 not in self.output_class:
             raise ModelFileError(
-                f"The inside of objects is said to be output {self.inside}, but the model has "
-                f"{len(self.outputs)}, counted from 0; the file is inconsistent."
+                "The outputs of the model compete (softmax), but none of them is the background; "
+                "the file is inconsistent."
             )
+        if self.inverted and self.activation != "sigmoid":
+            raise ModelFileError(
+                f"Only outputs that are each by themselves (sigmoid) can be inverted, but the "
+                f"activation is {self.activation!r}; the file is inconsistent."
+            )
+        for marks in (self.inside, self.border):
+            if marks is not None and marks not in range(len(self.outputs)):
+                raise ModelFileError(
+                    f"The inside or border of objects is said to be output {marks}, but the model "
+                    f"has {len(self.outputs)}, counted from 0; the file is inconsistent."
+                )
+
+    @property
+    def separator(self) -> int | None:
+        """The output that tells touching objects apart, for `core.instances`: that of their
+        inside, or `~i` for an output `i` that marks their borders."""
+        if self.inside is not None or self.border is None:
+            return self.inside
+        return ~self.border
+
+    @property
+    def outcome(self) -> Literal["softmax", "sigmoid", "inverted", "none"]:
+        """What the engine makes of logits."""
+        return "inverted" if self.inverted else self.activation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,11 +165,12 @@ class Model:
 
     network: nn.Module
     architecture: str
-    config: UNetConfig
+    config: Config
     description: Description
     device: Device
     id: str
     history: tuple[Round, ...] = ()
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         said = (self.description.dims, self.description.in_channels, len(self.description.outputs))
@@ -167,44 +202,72 @@ def weights_id(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def load_model(source: str | Path | Model, device: str = "auto") -> Model:
+def load_model(
+    source: str | Path | Model,
+    device: str = "auto",
+    *,
+    choose: str | None = None,
+    trust: bool | str = False,
+) -> Model:
     """Open a model by built-in name or by file, on the best device. Runs no code from the file.
 
     Parameters
     ----------
-    source : "nuclei", or a path to a `.safetensors` file of this project or to a PyTorch
-        state dict (`.pt`, `.pth`) of this project's U-Net. A `Model` is moved to `device`.
+    source : "nuclei", or a path to a model file of any library that
+        `napari_unet.core.checkpoints` knows, or to the folder of such a package. A `Model` is
+        moved to `device`.
     device : "auto", "cpu", "cuda", "cuda:N" or "mps".
+    choose : which model, for files that hold several.
+    trust : True, or the SHA-256 of the file: where a file can only be opened by running a program
+        that it carries, run it. It could do whatever you can do on this computer.
 
     Raises
     ------
+    ChoiceNeeded
+        If the file holds several models, and `choose` names none of them.
+    TrustNeeded
+        If it can only be opened by running a program that it carries.
     ModelFileError
         If there is no such file, or it is not such a model.
     """
-    from napari_unet.core.checkpoints import open_checkpoint, place
+    from napari_unet.core.checkpoints.opening import open_checkpoint, place
 
     if isinstance(source, Model):
         return place(source, device)
+    if not str(source).strip():
+        raise ModelFileError("No model was named. Give 'nuclei', or the path of a model file.")
     path = BUILT_IN.get(str(source), Path(source))
-    return open_checkpoint(path, device)
+    return open_checkpoint(path, device, choose=choose, trust=trust)
 
 
 def save_model(model: Model, path: str | Path, half: bool = False) -> None:
-    """Write a model with its description and history, all in one `.safetensors` file.
+    """Write a model; the ending of the file says in which format.
 
-    The file appears whole or not at all.
+    `.safetensors` (or none) is this project's own format, with description and history, all in
+    one file. `.zip` is a bioimage.io package, `.onnx` is ONNX (with the extra `onnx`), and `.pth`
+    or `.pt` a plain PyTorch state dict whose tensors have the names that they had in the file the
+    model was opened from. The file appears whole or not at all.
 
     Parameters
     ----------
     model : what to save.
-    path : where; the suffix `.safetensors` is added if it is missing.
-    half : keep the weights as float16, for a file of half the size.
+    path : where.
+    half : keep the weights as float16, for a file of half the size (own format only).
 
     Raises
     ------
     ModelFileError
-        If the file cannot be written.
+        If the file cannot be written, or the model cannot be put into that format.
     """
-    from napari_unet.core.checkpoints import write_native
+    from napari_unet.core.checkpoints import saving
+    from napari_unet.core.checkpoints.native import write_native
 
-    write_native(model, Path(path), half=half)
+    path = Path(path)
+    writers = {
+        ".zip": saving.write_bioimageio, ".onnx": saving.write_onnx,
+        ".pth": saving.write_plain, ".pt": saving.write_plain,
+    }  # fmt: skip
+    if path.suffix in writers:
+        writers[path.suffix](model, path)
+    else:
+        write_native(model, path, half=half)

@@ -112,7 +112,8 @@ class Result:
 
 def intensity_scale(image: Image, model: Model) -> IntensityScale:
     """The scale of an image, measured once and used for every tile and every patch of it."""
-    return scale_of(summary_of(image.samples()), model.description.normalization)
+    about = model.description
+    return scale_of(summary_of(image.samples()), about.normalization, about.in_channels)
 
 
 def check_image(image: Image, model: Model) -> None:
@@ -268,7 +269,7 @@ def _ensemble(models: Model | Sequence[Model]) -> tuple[Model, ...]:
     first = ensemble[0].description
     for model in ensemble[1:]:
         other = model.description
-        for name in ("dims", "output_class", "class_names", "inside", "pixel_size"):
+        for name in ("dims", "output_class", "class_names", "separator", "pixel_size"):
             if getattr(other, name) != getattr(first, name):
                 raise SettingsError(
                     f"The models {first.name!r} and {other.name!r} cannot be averaged: their "
@@ -298,11 +299,11 @@ def _members(
         description = model.description
         request = Request(
             network=model.network, dims=description.dims, in_channels=description.in_channels,
-            activation=description.activation, shape=shown.spatial_shape(description.dims),
+            activation=description.outcome, shape=shown.spatial_shape(description.dims),
             precision=settings.precision, views=settings.augmentation,
             tile_size=settings.tile_size,
         )  # fmt: skip
-        scale = scale_of(summary, description.normalization)
+        scale = scale_of(summary, description.normalization, description.in_channels)
         found.append(member_for(request, shown, scale, focus))
     return found
 
@@ -360,7 +361,7 @@ def _preview(
         return np.asarray(is_found, np.uint8)
     if settings.what == "classes" or is_quick:
         return classes_of(found, description.output_class, chosen.threshold)
-    return objects_of(found, description.output_class, chosen, description.inside)
+    return objects_of(found, description.output_class, chosen, description.separator)
 
 
 def _resized(labels: npt.NDArray[np.integer], window: tuple[slice, ...]) -> npt.NDArray[np.integer]:

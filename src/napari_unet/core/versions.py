@@ -1,4 +1,4 @@
-"""What software ran a batch, on what."""
+"""What software is at work here, on what."""
 
 from __future__ import annotations
 

@@ -22,7 +22,6 @@ from napari_unet.core.batch.planning import Plan, entry_of
 from napari_unet.core.batch.sources import Source, signature_of
 from napari_unet.core.batch.state import Entry, sizes_of
 from napari_unet.core.batch.tables import Columns, median, whole_text
-from napari_unet.core.batch.versions import version
 from napari_unet.core.errors import ImageError, UNetLiveError
 from napari_unet.core.files import (
     ImageFile,
@@ -38,6 +37,7 @@ from napari_unet.core.progress import FinishEarly, Progress, Work, passed_on
 from napari_unet.core.resampling import resampling_for
 from napari_unet.core.segmentation import Result, segmenting
 from napari_unet.core.store import ResultStore, store_for
+from napari_unet.core.versions import version
 
 __all__ = ["UNFINISHED", "results_of"]
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 
 from napari_unet.core.batch.planning import Plan
 from napari_unet.core.batch.state import Entry
-from napari_unet.core.batch.versions import version
 from napari_unet.core.model import Model
 from napari_unet.core.normalization import Normalization
+from napari_unet.core.versions import version
 
 __all__ = ["CITATION", "methods"]
 
@@ -119,8 +119,10 @@ def _object_sentences(plan: Plan) -> Iterator[str]:
         yield "Connected foreground pixels of one class formed an object."
     else:
         how = "cut at their waists, found by the distance transform"
-        if about.inside is not None:
-            how = f"separated by a watershed from the {about.outputs[about.inside]}"
+        if about.separator is not None:
+            marks = about.separator
+            marked = about.outputs[marks if marks >= 0 else ~marks]
+            how = f"separated by a watershed from the {marked}"
         yield f"Touching objects were {how} (split setting {chosen.split:g})."
     if chosen.min_size > 1:
         unit = "voxels" if about.dims == 3 else "pixels"

@@ -13,8 +13,8 @@ from napari_unet.core.batch.methods import CITATION, methods
 from napari_unet.core.batch.planning import Plan
 from napari_unet.core.batch.state import Entry, write_json, write_text
 from napari_unet.core.batch.tables import summary_of
-from napari_unet.core.batch.versions import versions
 from napari_unet.core.model import Model
+from napari_unet.core.versions import versions
 
 __all__ = ["report_of", "write_report"]
 

@@ -95,7 +95,7 @@ class Family:
 
 @cache
 def families() -> Mapping[str, Family]:
-    """All families by name: the `FAMILY`, or each of the `FAMILIES`, of every file in `families/`."""
+    """All families by name: `FAMILY`, or each of `FAMILIES`, of every file in `families/`."""
     from napari_unet.core.checkpoints import families as folder
 
     found: list[Family] = []

@@ -1,7 +1,7 @@
 """This project's own format: safetensors weights, the description as JSON in the header.
 
 The header's metadata holds `format`, `version`, `architecture`, and as JSON `config`,
-`description` and `history`. The network is rebuilt from the file alone, and strictly.
+`description`, `history` and `origin`. The network is rebuilt from the file alone, and strictly.
 """
 
 from __future__ import annotations
@@ -16,19 +16,22 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from napari_unet.core.architectures import architecture_of
+from napari_unet.core.checkpoints.containers.source import Source
+from napari_unet.core.checkpoints.origin import Origin
+from napari_unet.core.checkpoints.plain import from_plain, to_json
+from napari_unet.core.checkpoints.rebuild import fill
 from napari_unet.core.device import choose_device
 from napari_unet.core.errors import ModelFileError
 from napari_unet.core.model import Description, Model, Round, weights_id
-from napari_unet.core.networks import NETWORKS, UNetConfig, build_network
-from napari_unet.core.normalization import Normalization
-from napari_unet.core.settings import ObjectSettings
 from napari_unet.core.whole_file import write_whole
 
-__all__ = ["build_with_weights", "read_history", "read_native", "write_native"]
+__all__ = ["build_with_weights", "is_native", "read_history", "read_native", "write_native"]
 
 FORMAT = "napari-unet-live"
-VERSION = 1
-MAX_LEVELS = 16
+MAX_HEADER = 1 << 20
+VERSION = 2
+"""1: without origin, with fewer settings of objects and of normalization."""
 
 
 def read_native(path: Path) -> Model:
@@ -60,6 +63,18 @@ def read_native(path: Path) -> Model:
         ) from error
 
 
+def is_native(source: Source) -> bool:
+    """Whether a file is one of this project, whatever its name, as its first bytes say."""
+    with source.open() as file:
+        head = file.read(MAX_HEADER)
+    n_bytes = int.from_bytes(head[:8], "little")
+    return (
+        head[8:9] == b"{"
+        and b'"__metadata__"' in head
+        and f'"{FORMAT}"'.encode() in head[8 : 8 + n_bytes]
+    )
+
+
 def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         with safe_open(str(path), framework="pt") as file:
@@ -73,29 +88,20 @@ def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def _rebuild(metadata: dict[str, str], weights: dict[str, Tensor]) -> Model:
-    architecture = metadata["architecture"]
-    if architecture not in NETWORKS:
-        build_network(architecture, NETWORKS["unet"][0]())  # raises the sentence for it
-    config = _config_from(NETWORKS[architecture][0], json.loads(metadata["config"]))
-    network = build_with_weights(architecture, config, weights)
+    kind = architecture_of(metadata["architecture"])
+    config: Any = from_plain(kind.config, json.loads(metadata["config"]))
+    network = build_with_weights(kind.name, config, weights)
+    origin = json.loads(metadata.get("origin", "null"))
     return Model(
         network=network,
-        architecture=architecture,
+        architecture=kind.name,
         config=config,
-        description=_description_from(json.loads(metadata["description"])),
+        description=from_plain(Description, json.loads(metadata["description"])),
         device=choose_device("cpu"),
         id=weights_id(network),
         history=tuple(Round(**values) for values in json.loads(metadata["history"])),
+        origin=None if origin is None else from_plain(Origin, origin),
     )
-
-
-def _config_from(kind: type[UNetConfig], values: dict[str, Any]) -> UNetConfig:
-    numbers = (values["dims"], values["in_channels"], values["out_channels"], *values["widths"])
-    if not all(type(number) is int for number in numbers):
-        raise ValueError(f"not all of {numbers} are whole numbers")
-    if len(values["widths"]) > MAX_LEVELS:
-        raise ValueError(f"{len(values['widths'])} levels are more than any image can be halved")
-    return kind(**{**values, "widths": tuple(values["widths"])})
 
 
 def read_history(path: Path) -> tuple[Round, ...]:
@@ -116,8 +122,9 @@ def build_with_weights(architecture: str, config: Any, weights: dict[str, Tensor
     ModelFileError
         If names or shapes differ from those of the network.
     """
+    build = architecture_of(architecture).build
     with torch.device("meta"):
-        network = build_network(architecture, config)
+        network = build(config)
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
     if not all(_is_plain(value) for value in weights.values()):
@@ -133,8 +140,7 @@ def build_with_weights(architecture: str, config: Any, weights: dict[str, Tensor
         name: weights[name].to(torch.float32 if value.is_floating_point() else value.dtype)
         for name, value in network.state_dict().items()
     }
-    network.load_state_dict(exact, strict=True, assign=True)
-    return network.eval().requires_grad_(False)
+    return fill(build, config, exact)
 
 
 def _is_plain(value: Tensor) -> bool:
@@ -145,18 +151,6 @@ def _is_plain(value: Tensor) -> bool:
         and not (value.is_complex() or value.is_quantized)
         and value.untyped_storage().nbytes() >= value.numel() * value.element_size()
     )
-
-
-def _description_from(values: dict[str, Any]) -> Description:
-    values = dict(values)
-    for name in ("name", "segments", "channels", "licence", "source", "card"):
-        if not isinstance(values.get(name, ""), str):
-            raise TypeError(f"{name} is no text")
-    values["normalization"] = Normalization(**values["normalization"])
-    values["objects"] = ObjectSettings(**values["objects"])
-    for name in ("class_names", "outputs", "output_class", "assumed"):
-        values[name] = tuple(values[name])
-    return Description(**values)
 
 
 def write_native(model: Model, path: Path, half: bool = False) -> None:
@@ -171,9 +165,10 @@ def write_native(model: Model, path: Path, half: bool = False) -> None:
         "format": FORMAT,
         "version": str(VERSION),
         "architecture": model.architecture,
-        "config": _json(asdict(model.config)),
-        "description": _json(asdict(model.description)),
-        "history": _json([asdict(entry) for entry in model.history]),
+        "config": to_json(model.config),
+        "description": to_json(model.description),
+        "history": to_json([asdict(entry) for entry in model.history]),
+        "origin": to_json(model.origin),
     }
     try:
         write_whole(path, save(weights, metadata=metadata))
@@ -190,8 +185,3 @@ def _stored(value: Tensor, half: bool) -> Tensor:
         return value
     smaller = value.half()
     return smaller if half and torch.isfinite(smaller).all() else value.float()
-
-
-def _json(values: Any) -> str:
-    """JSON text; numpy's numbers become plain ones."""
-    return json.dumps(values, default=lambda number: number.item())

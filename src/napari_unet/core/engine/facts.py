@@ -21,7 +21,7 @@ from napari_unet.core.engine.probing import (
 from napari_unet.core.engine.request import Request
 from napari_unet.core.errors import UNetLiveError
 
-__all__ = ["Facts", "facts_for"]
+__all__ = ["Facts", "facts_for", "general_facts"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -43,7 +43,7 @@ def facts_for(request: Request, shape: Shape) -> Facts:
     Some networks take images of any size, padding what comes up to the size of what comes
     across: then their layers are those for this size, and nothing is mirrored.
     """
-    facts, known = _facts_of(request)
+    facts, known = _facts_of(request.network, request.in_channels, request.dims)
     if facts.graph is None or any(facts.fit.margin) or facts.fit.size_for(shape) == shape:
         return facts
     each = zip(facts.fit.base, facts.fit.stride, shape, strict=True)
@@ -59,18 +59,22 @@ def facts_for(request: Request, shape: Shape) -> Facts:
     return known[like]
 
 
-def _facts_of(request: Request) -> tuple[Facts, dict[object, Facts]]:
+def general_facts(network: nn.Module, in_channels: int, dims: int) -> Facts:
+    """What is known about a network, whatever the size of the image."""
+    return _facts_of(network, in_channels, dims)[0]
+
+
+def _facts_of(network: nn.Module, in_channels: int, dims: int) -> tuple[Facts, dict[object, Facts]]:
     """What is known about the network; found out once, as long as its weights stay as they are.
 
     With it comes where to keep what is known about images of other sizes.
     """
-    network = request.network
     weights = [(id(p), _version(p), str(p.device)) for p in _tensors_of(network)]
-    version = str((request.dims, request.in_channels, network.training, weights))
+    version = str((dims, in_channels, network.training, weights))
     known = _FACTS.setdefault(network, {})
     if version not in known:
         known.clear()
-        known[version] = _found_out(network, request.in_channels, request.dims)
+        known[version] = _found_out(network, in_channels, dims)
     return known[version], known
 
 

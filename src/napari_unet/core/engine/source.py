@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -13,7 +14,12 @@ from torch import Tensor
 from napari_unet.core.engine.graph import Spans
 from napari_unet.core.errors import ImageError, UNetLiveError
 from napari_unet.core.image import Image
-from napari_unet.core.normalization import CLIP, IntensityScale, normalise, suffices_float32
+from napari_unet.core.normalization import (
+    IntensityScale,
+    bounds_of,
+    normalise,
+    suffices_float32,
+)
 from napari_unet.core.overlap import read_ahead
 from napari_unet.core.tiling import mirrored
 
@@ -131,17 +137,20 @@ class Source:
 
     def _scaled(self, raw: Tensor) -> Tensor:
         shown = raw.to(torch.float32)
-        offset, factor = self._parameters(shown.ndim)
+        offset, factor, low, high = self._parameters(shown.ndim)
         shown = (shown - offset).mul_(factor)
-        shown.nan_to_num_(nan=0.0, posinf=CLIP[1], neginf=CLIP[0])
-        return shown.clamp_(*CLIP)
+        shown.nan_to_num_(nan=0.0, posinf=math.inf, neginf=-math.inf)
+        return shown.clamp_(low, high)
 
     def _parameters(self, ndim: int) -> Sequence[Tensor]:
-        """Offset and factor per channel, in the shape `(c, 1, ...)`; sent to the device once."""
+        """Offset, factor and bounds per channel, as `(c, 1, ...)`; sent to the device once."""
         if self._sent:
             return self._sent
         shape = (-1, *[1] * (ndim - 1))
         factor = 1 / np.asarray(self.scale.scale, np.float64)
-        both = (np.asarray(self.scale.offset, np.float32), factor.astype(np.float32))
-        self._sent.extend(self._up(torch.from_numpy(one).reshape(shape)) for one in both)
+        all_of_them = (
+            np.asarray(self.scale.offset, np.float32), factor.astype(np.float32),
+            *bounds_of(self.scale, ndim),
+        )  # fmt: skip
+        self._sent.extend(self._up(torch.from_numpy(one).reshape(shape)) for one in all_of_them)
         return self._sent

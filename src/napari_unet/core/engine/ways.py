@@ -25,7 +25,8 @@ from napari_unet.core.engine.streaming import Stream
 
 __all__ = ["Activation", "RowByRow", "Way", "activated", "shifted"]
 
-Activation = Literal["softmax", "sigmoid", "none"]
+Activation = Literal["softmax", "sigmoid", "inverted", "none"]
+"""What becomes of logits: "inverted" is one minus the sigmoid."""
 T = TypeVar("T")
 
 STRIP_BYTES = 2**24
@@ -60,6 +61,8 @@ def activated(logits: Tensor, activation: Activation) -> Tensor:
     logits = logits.float()
     if activation == "softmax":
         return logits.softmax(dim=1)
+    if activation == "inverted":
+        return logits.neg().sigmoid()
     return logits.sigmoid() if activation == "sigmoid" else logits
 
 

@@ -1,0 +1,382 @@
+"""From what a file was understood to be to a model that works, or to the reason why not."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from napari_unet.core.architectures import architecture_of
+from napari_unet.core.checkpoints.evidence import Evidence
+from napari_unet.core.checkpoints.family import Understanding, classes_of
+from napari_unet.core.checkpoints.origin import Origin
+from napari_unet.core.device import choose_device
+from napari_unet.core.engine.fitting import sizes_to_try
+from napari_unet.core.errors import ModelFileError, SettingsError
+from napari_unet.core.model import Description, Model, weights_id
+from napari_unet.core.normalization import Normalization
+
+__all__ = ["fill", "rebuild", "shape_words", "shown", "try_out"]
+
+N_SHOWN = 5
+COUNTER = "num_batches_tracked"
+"""A count of training steps, which old files lack; nothing depends on it."""
+
+
+def rebuild(
+    evidence: Evidence,
+    architecture: str,
+    understood: Understanding,
+    *,
+    sha256: str = "",
+    changes: Mapping[str, Any] | None = None,
+) -> Model:
+    """Build the network, fill it, try it out, and describe it.
+
+    Parameters
+    ----------
+    evidence : what was read.
+    architecture : name of the kind of network, see `core.architectures`.
+    understood : what it was understood to be.
+    sha256 : of the file, hexadecimal.
+    changes : attributes of the config or the `Description` that the user has decided.
+
+    Raises
+    ------
+    ModelFileError
+        If tensors are missing, left over, of the wrong shape or no numbers, or if the network
+        does not work.
+    """
+    kind = architecture_of(architecture)
+    understood = _changed(understood, changes or {})
+    expected = _expected(kind.build, understood)
+    tensors, origin = _assigned(evidence, kind.title, expected, understood)
+    network = fill(kind.build, understood.config, tensors)
+    check_layers(network, evidence, kind.title)
+    checked = [
+        *_check_numbers(network, evidence.name),
+        *try_out(network, understood.config, evidence.name),
+    ]
+    left = _leftovers(evidence, kind.title, expected, understood)
+    notes = (*evidence.notes, *understood.notes, *left)
+    return Model(
+        network=network,
+        architecture=architecture,
+        config=understood.config,
+        description=_description(evidence, understood, changes or {}, (*notes, *checked)),
+        device=choose_device("cpu"),
+        id=weights_id(network),
+        origin=replace(origin, sha256=sha256),
+    )
+
+
+# ---- what the user has decided
+
+
+def _changed(understood: Understanding, changes: Mapping[str, Any]) -> Understanding:
+    names = {field.name for field in fields(understood.config)}  # type: ignore[arg-type]
+    own = {name: value for name, value in changes.items() if name in names}
+    try:
+        config = replace(understood.config, **own) if own else understood.config  # type: ignore[type-var]
+    except (SettingsError, TypeError, ValueError) as error:
+        raise ModelFileError(f"The network cannot be built with {own}: {error}") from error
+    rest = {name: value for name, value in changes.items() if name not in names}
+    return replace(understood, config=config, about={**understood.about, **rest})
+
+
+# ---- names and shapes
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """The tensors of a network: their shapes by name, and which are whole numbers."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    types: Mapping[str, torch.dtype]
+
+
+def _expected(build: Any, understood: Understanding) -> _Expected:
+    state = _on_meta(build, understood.config).state_dict()
+    return _Expected(
+        {name: tuple(value.shape) for name, value in state.items()},
+        {name: value.dtype for name, value in state.items()},
+    )
+
+
+def _on_meta(build: Any, config: Any) -> nn.Module:
+    """The network without memory for its weights."""
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own, about tensors without elements
+            network: nn.Module = build(config)
+    except Exception as error:  # of shapes from a file that no network has
+        raise ModelFileError(
+            f"The tensors in the file have shapes that no such network has ({_line(error)}). "
+            f"The file is damaged, or of a variant that is not known here."
+        ) from error
+    return network
+
+
+def _assigned(
+    evidence: Evidence, title: str, expected: _Expected, understood: Understanding
+) -> tuple[dict[str, Tensor], Origin]:
+    """The tensor for each name of the network, and what it is called in the file."""
+    tensors: dict[str, Tensor] = {}
+    missing: list[str] = []
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, shape in expected.shapes.items():
+        inner = [own for own in understood.names.get(name, (name,)) if own in evidence.tensors]
+        own = understood.tensors or {}
+        if name in own:
+            tensors[name] = own[name]
+        elif inner and understood.tensors is None:
+            tensors[name] = evidence.tensors[inner[0]]
+        elif name.endswith(COUNTER):
+            tensors[name] = torch.zeros((), dtype=torch.int64)
+        else:
+            missing.append(name)
+            continue
+        if name.endswith(COUNTER) and tensors[name].numel() == 1:
+            tensors[name] = tensors[name].reshape(())
+        if inner and evidence.tensors[inner[0]].shape != shape:
+            shapes[name] = tuple(evidence.tensors[inner[0]].shape)
+    _complain_of_missing(evidence, title, missing, len(expected.shapes))
+    _complain_of_shapes(evidence, title, tensors, expected)
+    origin = Origin(
+        file=evidence.name,
+        container=evidence.container,
+        prefix=evidence.prefix,
+        names=_names_in(evidence, expected, understood),
+        shapes=shapes,
+    )
+    return {name: value.to(expected.types[name]) for name, value in tensors.items()}, origin
+
+
+def _names_in(
+    evidence: Evidence, expected: _Expected, understood: Understanding
+) -> dict[str, tuple[str, ...]]:
+    """The names that the file really has, where they differ from those of the network."""
+    found = {}
+    for name, names in understood.names.items():
+        if name in expected.shapes:
+            found[name] = tuple(own for own in names if own in evidence.tensors) or names
+    return found
+
+
+def _complain_of_missing(
+    evidence: Evidence, title: str, missing: Sequence[str], n_expected: int
+) -> None:
+    if missing:
+        raise ModelFileError(
+            f"{evidence.name} looks like a {title}, but {len(missing)} of its {n_expected} tensors "
+            f"are missing (first: {shown(missing[0])}). It was perhaps saved in part: an encoder "
+            f"alone cannot be used. Ask for the whole network."
+        )
+
+
+def _complain_of_shapes(
+    evidence: Evidence, title: str, tensors: Mapping[str, Tensor], expected: _Expected
+) -> None:
+    wrong = [
+        f"{shown(name)} is {shape_words(value.shape)} and should be "
+        f"{shape_words(expected.shapes[name])}"
+        for name, value in tensors.items()
+        if tuple(value.shape) != expected.shapes[name]
+    ]
+    if wrong:
+        more = f", and {len(wrong) - N_SHOWN} more" if len(wrong) > N_SHOWN else ""
+        raise ModelFileError(
+            f"{evidence.name} looks like a {title}, but {'; '.join(wrong[:N_SHOWN])}{more}. The "
+            f"file is damaged, or of a variant that is not known here."
+        )
+
+
+def shape_words(shape: Sequence[int]) -> str:
+    """A shape as people write it: 64 x 3 x 3 x 3."""
+    return " x ".join(str(n) for n in shape) or "a single number"
+
+
+def shown(name: str) -> str:
+    """A name from a file, fit to be shown: short, on one line, nothing strange in it."""
+    plain = "".join(sign if sign.isprintable() else "?" for sign in name)
+    return f"'{plain if len(plain) <= 80 else plain[:77] + '...'}'"
+
+
+def _leftovers(
+    evidence: Evidence, title: str, expected: _Expected, understood: Understanding
+) -> Iterator[str]:
+    """Say what in the file was not used, or refuse if that is a part of a network."""
+    used = {own for name in expected.shapes for own in understood.names.get(name, (name,))}
+    patterns = [*understood.ignored, rf".*{COUNTER}"]
+    left = [
+        name
+        for name in evidence.tensors
+        if name not in used and not any(re.fullmatch(pattern, name) for pattern in patterns)
+    ]
+    if sum(evidence.tensors[name].ndim >= 3 for name in left) > 1:
+        raise ModelFileError(
+            f"{evidence.name} looks like a {title}, but holds {len(left)} tensors that such a "
+            f"network does not have (first: {shown(left[0])}): it is another, larger network, "
+            f"which is not known here."
+        )
+    if left:
+        yield f"{len(left)} extra tensors were ignored: {', '.join(map(shown, left[:N_SHOWN]))}."
+
+
+# ---- the network itself
+
+
+def fill(build: Any, config: Any, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The network with these weights, in evaluation mode, nothing of it to be trained."""
+    network = _on_meta(build, config)
+    exact = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
+    network.load_state_dict(exact, strict=True, assign=True)
+    for name, buffer in network.named_buffers():
+        if buffer.is_meta:  # not stored in files: made anew
+            parent, _, own = name.rpartition(".")
+            fresh = build(config).get_buffer(name)
+            network.get_submodule(parent).register_buffer(own, fresh, persistent=False)
+    return network.eval().requires_grad_(False)
+
+
+NOTED = (
+    "kernel_size", "stride", "padding", "dilation", "groups", "output_padding", "padding_mode",
+    "eps", "num_groups", "negative_slope", "mode", "align_corners", "ceil_mode",
+)  # fmt: skip
+"""Settings of layers that weights do not show, but a stored object does."""
+
+
+def check_layers(network: nn.Module, evidence: Evidence, title: str) -> None:
+    """Compare the rebuilt layers with those that the file noted down, if it did.
+
+    Raises
+    ------
+    ModelFileError
+        If one differs: somebody has changed the network and kept its names.
+    """
+    modules = dict(network.named_modules())
+    for path, note in evidence.layers.items():
+        ours = modules.get(path)
+        if ours is None or not type(ours).__module__.startswith("torch.nn"):
+            continue
+        theirs = {name: note.values[name] for name in NOTED if name in note.values}
+        if isinstance(getattr(nn, note.kind, None), type) and not list(ours.children()):
+            theirs["kind"] = _plain_kind(note.kind)
+        for name, value in theirs.items():
+            is_kind = name == "kind"
+            own = _plain_kind(type(ours).__name__) if is_kind else getattr(ours, name, value)
+            if not _is_same(own, value):
+                raise ModelFileError(
+                    f"{evidence.name} has the names of a {title}, but its layer {shown(path)} was "
+                    f"changed: its {name} is {value}, where that network has {own}. Such a variant "
+                    f"cannot be rebuilt from its names; ask for it as ONNX or TorchScript."
+                )
+
+
+def _plain_kind(name: str) -> str:
+    """What a layer does when it predicts, whatever its class is called."""
+    if "Dropout" in name:
+        return "Identity"
+    name = name.replace("SyncBatchNorm", "BatchNorm2d")
+    return "Upsample" if name.startswith("Upsampl") else name
+
+
+def _is_same(own: Any, theirs: Any) -> bool:
+    """Whether two settings mean the same: 1 and (1, 1), None and False."""
+    if isinstance(own, tuple) or isinstance(theirs, tuple | list):
+        one, other = (
+            tuple(value) if isinstance(value, tuple | list) else None for value in (own, theirs)
+        )
+        length = len(one or other or ())
+        return (one or (own,) * length) == (other or (theirs,) * length)
+    return bool(own == theirs) or (not own and not theirs)
+
+
+def _check_numbers(network: nn.Module, file: str) -> Iterator[str]:
+    state = {name: value for name, value in network.state_dict().items() if value.numel()}
+    broken = [
+        name
+        for name, value in state.items()
+        if value.is_floating_point() and not bool(value.isfinite().all())
+    ]
+    if broken:
+        raise ModelFileError(
+            f"{len(broken)} of the {len(state)} tensors in {file} contain invalid numbers (NaN or "
+            f"infinity), first {shown(broken[0])}: its training went astray, and whatever it "
+            f"predicts would be empty. Ask for an earlier state of the network."
+        )
+    means = [value for name, value in state.items() if name.endswith("running_mean")]
+    weights = [value for value in state.values() if value.ndim >= 3]
+    if means and not any(bool(value.any()) for value in means):
+        yield "The network looks untrained: its statistics are those of a new one."
+    elif weights and all(bool((value == value.flatten()[0]).all()) for value in weights):
+        yield "The network looks untrained: all weights of each layer are the same."
+
+
+@torch.inference_mode()
+def try_out(network: nn.Module, config: Any, file: str) -> Iterator[str]:
+    """Run the network on a small image; a sentence if what it says is odd.
+
+    Raises
+    ------
+    ModelFileError
+        If it takes no image, or gives something else than one value per output and pixel.
+    """
+    random = torch.Generator().manual_seed(0)
+    problem = "it takes no image"
+    for size in sizes_to_try(config.dims):
+        image = torch.randn(1, config.in_channels, *size, generator=random)
+        try:
+            found = network(image)
+        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+            problem = _line(error)
+            continue
+        if not isinstance(found, Tensor) or found.shape[:2] != (1, config.out_channels):
+            problem = "it does not give one value per output and pixel"
+            break
+        if not bool(found.isfinite().all()):
+            yield "Tried on noise, the network gave values that are no numbers."
+        elif found.numel() > 1 and float(found.std()) == 0:
+            yield "Tried on noise, the network said the same everywhere; it may be untrained."
+        return
+    raise ModelFileError(
+        f"The network in {file} was rebuilt, but does not work: {problem}. "
+        f"Ask where it comes from, and please report this file."
+    )
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+# ---- in words
+
+
+def _description(
+    evidence: Evidence,
+    understood: Understanding,
+    changes: Mapping[str, Any],
+    notes: tuple[str, ...],
+) -> Description:
+    config = understood.config
+    n_in = config.in_channels
+    about = {
+        "name": evidence.name.rsplit("/", 1)[-1].rsplit(".", 1)[0],
+        "channels": "one channel" if n_in == 1 else f"{n_in} channels",
+        "source": evidence.name,
+        "normalization": Normalization(),
+        **classes_of(config.out_channels),
+        **understood.about,
+    }
+    about.update(dims=config.dims, in_channels=n_in)
+    return Description(
+        **about,
+        assumed=tuple(dict.fromkeys(understood.assumed)),
+        chosen=tuple(name for name in changes if name in understood.assumed),
+        notes=tuple(dict.fromkeys(notes)),
+    )
