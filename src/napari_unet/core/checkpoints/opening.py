@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import io
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from napari_unet.core.checkpoints.answers import answers_for
 from napari_unet.core.checkpoints.beside import config_beside
@@ -286,17 +284,13 @@ def _open_onnx(source: Source, wishes: _Wishes) -> Model:
 def _open_keras(source: Source, wishes: _Wishes) -> Model:
     from napari_unet.core.checkpoints.graphs.keras import read_keras
 
-    with _bytes_of(source) as file:
-        graph = read_keras(file)
-    return _from_graph(graph, source, wishes, wishes.config.get("about"))
+    return _from_graph(read_keras(source), source, wishes, wishes.config.get("about"))
 
 
 def _open_hdf5(source: Source, wishes: _Wishes) -> Model:
     from napari_unet.core.checkpoints.graphs.caffe import is_freiburg
 
-    with _bytes_of(source) as file:
-        is_caffe = is_freiburg(file)
-    return _open_caffe(source, wishes) if is_caffe else _open_keras(source, wishes)
+    return (_open_caffe if is_freiburg(source) else _open_keras)(source, wishes)
 
 
 def _open_caffe(source: Source, wishes: _Wishes) -> Model:
@@ -305,27 +299,7 @@ def _open_caffe(source: Source, wishes: _Wishes) -> Model:
     folder = None if source.path is None else source.path.parent
     names = partner_names(source.name) if folder is not None else ()
     partner = next((folder / name for name in names if (folder / name).is_file()), None)  # type: ignore[operator]
-    with _bytes_of(source) as file:
-        graph = read_freiburg(file, partner)
-    return _from_graph(graph, source, wishes)
-
-
-@contextmanager
-def _bytes_of(source: Source) -> Iterator[Path | BinaryIO]:
-    """The file itself where it is one, else what it holds, under its name."""
-    if source.path is not None:
-        yield source.path
-        return
-    with source.open() as file:
-        content = _Named(file.read())
-    content.name = source.name
-    yield content
-
-
-class _Named(io.BytesIO):
-    """Bytes in memory that have a name."""
-
-    name: str = ""
+    return _from_graph(read_freiburg(source, partner), source, wishes)
 
 
 _PROGRAMS: dict[str, Callable[[Source], Graph]] = {

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from torch import Tensor
 
 from napari_unet.core.networks.layered import LayeredConfig
 
-__all__ = ["Graph", "Source", "name_of"]
-
-Source = Path | BinaryIO
-"""A file: where it is, or opened for reading bytes, at any place in it."""
-
-
-def name_of(source: Source) -> str:
-    """What people call the file."""
-    name = source.name if isinstance(source, Path) else getattr(source, "name", "")
-    return Path(str(name)).name or "The file"
+__all__ = ["Graph"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -11,17 +11,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
+from napari_unet.core.checkpoints.containers.source import Source
 from napari_unet.core.checkpoints.family import classes_of
-from napari_unet.core.checkpoints.graphs import Graph, Source, name_of
+from napari_unet.core.checkpoints.graphs import Graph
 from napari_unet.core.checkpoints.graphs.building import orderly
 from napari_unet.core.checkpoints.graphs.caffe_blobs import Blobs, binary_blobs, hdf5_blobs
 from napari_unet.core.checkpoints.graphs.caffe_known import known_definition
 from napari_unet.core.checkpoints.graphs.caffe_layers import CaffeTranslation
 from napari_unet.core.checkpoints.graphs.caffe_text import parsed
 from napari_unet.core.checkpoints.graphs.hdf5 import Hdf5, opened
+from napari_unet.core.checkpoints.graphs.reading import AnySource, source_of
 from napari_unet.core.errors import ModelFileError
 from napari_unet.core.normalization import Normalization
 
@@ -46,7 +47,7 @@ class _Definition:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def is_freiburg(source: Source) -> bool:
+def is_freiburg(file: AnySource) -> bool:
     """Whether an HDF5 file is one of Caffe's or of the U-Net plugin, whichever of them.
 
     Raises
@@ -54,12 +55,16 @@ def is_freiburg(source: Source) -> bool:
     ModelFileError
         If it is not an HDF5 file, or is damaged.
     """
-    with opened(source) as file:
-        if any(file.has(name) for name in (".unet-ident", "unet_param", "model_prototxt")):
+    with opened(file) as content:
+        if any(content.has(name) for name in (".unet-ident", "unet_param", "model_prototxt")):
             return True
-        if file.has("iter") and file.has("history"):  # the state of a training
+        if content.has("iter") and content.has("history"):  # the state of a training
             return True
-        return any(file.is_tensor(f"data/{layer}/0") for layer in file.children("data"))
+        return any(content.is_tensor(f"data/{layer}/0") for layer in content.children("data"))
+
+
+HEAD = 4096
+"""So many bytes tell text from a binary file."""
 
 
 def partner_names(name: str) -> tuple[str, ...]:
@@ -72,12 +77,12 @@ def partner_names(name: str) -> tuple[str, ...]:
     return f"{base}.modeldef.h5", f"{base}.prototxt", f"{base}-train.prototxt"
 
 
-def read_freiburg(source: Source, partner: Source | None = None) -> Graph:
+def read_freiburg(file: AnySource, partner: AnySource | None = None) -> Graph:
     """Read one of Freiburg's networks.
 
     Parameters
     ----------
-    source, partner : the two files of a model, in any order. Weights without a definition are
+    file, partner : the two files of a model, in any order. Weights without a definition are
         read if their layers are called as in Freiburg's own networks.
 
     Raises
@@ -85,11 +90,13 @@ def read_freiburg(source: Source, partner: Source | None = None) -> Graph:
     ModelFileError
         If one of both is missing, damaged, or does not fit the other.
     """
-    files = {_kind_of(one): one for one in (source, partner) if one is not None}
+    source = source_of(file)
+    both = [source, *([] if partner is None else [source_of(partner)])]
+    files = {_kind_of(one): one for one in both}
     weights = files.get("weights", files.get("binary"))
     described = files.get("definition", files.get("text"))
     if weights is None:
-        raise _missing(name_of(source), "describes a network, but its weights are in another file")
+        raise _missing(source.name, "describes a network, but its weights are in another file")
     blobs = binary_blobs(weights) if "weights" not in files else _hdf5_blobs(weights)
     if described is not None:
         return _graph(_definition(described), blobs)
@@ -97,9 +104,9 @@ def read_freiburg(source: Source, partner: Source | None = None) -> Graph:
     text = known_definition(blobs, *((0.1, -0.5) if is_plugin else (0.0, 0.0)))
     if text is None:
         raise _missing(
-            name_of(weights), "holds weights, but the layers they belong to are in another file"
+            weights.name, "holds weights, but the layers they belong to are in another file"
         )
-    return _assumed(_graph(_Definition(text=text), blobs), name_of(weights), is_plugin)
+    return _assumed(_graph(_Definition(text=text), blobs), weights.name, is_plugin)
 
 
 def _missing(name: str, what: str) -> ModelFileError:
@@ -111,7 +118,7 @@ def _missing(name: str, what: str) -> ModelFileError:
 
 
 def _kind_of(source: Source) -> Kind:
-    head = _head(source)
+    head = source.head(HEAD)
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         with opened(source) as file:
             if file.has(".unet-ident") or file.has("model_prototxt"):
@@ -121,16 +128,6 @@ def _kind_of(source: Source) -> Kind:
     return "text" if is_text else "binary"
 
 
-def _head(source: Source, size: int = 4096) -> bytes:
-    if isinstance(source, Path):
-        with source.open("rb") as file:
-            return file.read(size)
-    source.seek(0)
-    head = source.read(size)
-    source.seek(0)
-    return head
-
-
 def _hdf5_blobs(source: Source) -> Blobs:
     with opened(source) as file:
         return hdf5_blobs(file)
@@ -138,7 +135,7 @@ def _hdf5_blobs(source: Source) -> Blobs:
 
 def _definition(source: Source) -> _Definition:
     if _kind_of(source) == "text":
-        return _Definition(text=_head(source, LONGEST_TEXT).decode("utf-8", "replace"))
+        return _Definition(text=source.head(LONGEST_TEXT).decode("utf-8", "replace"))
     with opened(source) as file:
         text = _single(file.value("model_prototxt"))
         if not isinstance(text, str):

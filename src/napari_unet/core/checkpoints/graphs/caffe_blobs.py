@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from napari_unet.core.checkpoints.graphs import Source, name_of
+from napari_unet.core.checkpoints.containers.source import Source
 from napari_unet.core.checkpoints.graphs import wire as pb
 from napari_unet.core.checkpoints.graphs.hdf5 import Hdf5
+from napari_unet.core.checkpoints.graphs.reading import AnySource, source_of
 from napari_unet.core.errors import ModelFileError
 
 __all__ = ["Blobs", "binary_blobs", "hdf5_blobs"]
@@ -47,7 +47,7 @@ def hdf5_blobs(file: Hdf5) -> Blobs:
     return found
 
 
-def binary_blobs(source: Source) -> Blobs:
+def binary_blobs(given: AnySource) -> Blobs:
     """All layers with weights of a binary `.caffemodel`, in old and new notation.
 
     Raises
@@ -55,7 +55,8 @@ def binary_blobs(source: Source) -> Blobs:
     ModelFileError
         If it is damaged, or is none.
     """
-    name = name_of(source)
+    source = source_of(given)
+    name = source.name
     network = pb.fields(_bytes(source))
     found: dict[str, list[tuple[Tensor, str]]] = {}
     for number, name_field, blob_field in ((100, 1, 7), (2, 4, 6)):  # the second is of 2013
@@ -76,12 +77,9 @@ def binary_blobs(source: Source) -> Blobs:
 
 
 def _bytes(source: Source) -> bytes:
-    if isinstance(source, Path):
-        if source.stat().st_size > LARGEST:
-            raise ModelFileError(f"{source.name} is too large for a Caffe model: refused.")
-        return source.read_bytes()
-    source.seek(0)
-    return source.read(LARGEST)
+    if source.size > LARGEST:
+        raise ModelFileError(f"{source.name} is too large for a Caffe model: refused.")
+    return source.head(LARGEST)
 
 
 def _blob(message: memoryview, layer: str) -> Tensor:

@@ -8,10 +8,8 @@ file. None of that is followed.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import h5py
@@ -19,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from napari_unet.core.checkpoints.graphs import Source, name_of
+from napari_unet.core.checkpoints.graphs.reading import AnySource, source_of
 from napari_unet.core.errors import ModelFileError
 
 __all__ = ["Hdf5", "opened"]
@@ -187,7 +185,7 @@ def _plain(value: Any) -> Any:
 
 
 @contextmanager
-def opened(source: Source) -> Iterator[Hdf5]:
+def opened(given: AnySource) -> Iterator[Hdf5]:
     """An HDF5 file for reading.
 
     Raises
@@ -195,10 +193,11 @@ def opened(source: Source) -> Iterator[Hdf5]:
     ModelFileError
         If it is not one, or is damaged, whenever that shows.
     """
-    name = name_of(source)
+    source = source_of(given)
+    name = source.name
     try:
-        with h5py.File(source, "r", rdcc_nbytes=1 << 20) as file:
-            yield Hdf5(file, name, _size(source))
+        with source.open() as bytes_of, h5py.File(bytes_of, "r", rdcc_nbytes=1 << 20) as file:
+            yield Hdf5(file, name, source.size)
     except ModelFileError:
         raise
     except (OSError, KeyError, ValueError, RuntimeError, TypeError, MemoryError) as error:
@@ -206,13 +205,3 @@ def opened(source: Source) -> Iterator[Hdf5]:
             f"{name} cannot be read as an HDF5 file: it is damaged or incomplete "
             f"({str(error)[:100]}). Download or copy it again."
         ) from error
-
-
-def _size(source: Source) -> int:
-    """Size of a file in bytes."""
-    if isinstance(source, Path):
-        return source.stat().st_size
-    at = source.tell()
-    size = source.seek(0, os.SEEK_END)
-    source.seek(at)
-    return size

@@ -6,16 +6,15 @@ weights alone do not: they are compared with the two U-Nets that nearly all of t
 
 from __future__ import annotations
 
-import io
 import json
 import zipfile
 import zlib
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
+from napari_unet.core.checkpoints.containers.source import Source
 from napari_unet.core.checkpoints.family import classes_of
-from napari_unet.core.checkpoints.graphs import Graph, Source, name_of
+from napari_unet.core.checkpoints.graphs import Graph
 from napari_unet.core.checkpoints.graphs.building import orderly
 from napari_unet.core.checkpoints.graphs.hdf5 import Hdf5, opened
 from napari_unet.core.checkpoints.graphs.keras_config import plan_of
@@ -24,6 +23,7 @@ from napari_unet.core.checkpoints.graphs.keras_plain import PLAIN
 from napari_unet.core.checkpoints.graphs.keras_translation import Translation
 from napari_unet.core.checkpoints.graphs.keras_weighted import WEIGHTED
 from napari_unet.core.checkpoints.graphs.keras_weights import weights_in
+from napari_unet.core.checkpoints.graphs.reading import AnySource, source_of
 from napari_unet.core.errors import ModelFileError
 from napari_unet.core.normalization import Normalization
 
@@ -34,12 +34,12 @@ LARGEST_WEIGHTS = 1 << 33
 BROKEN = (zipfile.BadZipFile, zlib.error)
 
 
-def read_keras(source: Source) -> Graph:
+def read_keras(file: AnySource) -> Graph:
     """Read a Keras model file.
 
     Parameters
     ----------
-    source : `.h5`, `.hdf5`, `.keras` or `.weights.h5`, as a path or opened for reading.
+    file : `.h5`, `.hdf5`, `.keras` or `.weights.h5`.
 
     Raises
     ------
@@ -48,24 +48,15 @@ def read_keras(source: Source) -> Graph:
         layers that are not known here, or holds weights without a list of layers and is none of
         the well-known networks.
     """
-    if _head(source) == b"PK\x03\x04":
+    source = source_of(file)
+    if source.head(4) == b"PK\x03\x04":
         return _read_zip(source)
-    with opened(source) as file:
-        stored = file.attribute("", "model_config")
+    with opened(source) as content:
+        stored = content.attribute("", "model_config")
         if stored is None:
-            return _read_weights(file)
-        version = str(file.attribute("", "keras_version") or "2")
-        return _graph(_json(str(stored), file.name), file, version)
-
-
-def _head(source: Source) -> bytes:
-    if isinstance(source, Path):
-        with source.open("rb") as file:
-            return file.read(4)
-    source.seek(0)
-    head = source.read(4)
-    source.seek(0)
-    return head
+            return _read_weights(content)
+        version = str(content.attribute("", "keras_version") or "2")
+        return _graph(_json(str(stored), content.name), content, version)
 
 
 def _json(text: str | bytes, name: str) -> Any:
@@ -80,12 +71,12 @@ def _json(text: str | bytes, name: str) -> Any:
 
 
 def _read_zip(source: Source) -> Graph:
-    name = name_of(source)
+    name = source.name
     try:
-        with zipfile.ZipFile(source) as archive:
+        with source.open() as file, zipfile.ZipFile(file) as archive:
             config = _json(_member(archive, "config.json", LARGEST_JSON, name), name)
             about = _json(_member(archive, "metadata.json", LARGEST_JSON, name), name)
-            weights = io.BytesIO(_member(archive, "model.weights.h5", LARGEST_WEIGHTS, name))
+            weights = _member(archive, "model.weights.h5", LARGEST_WEIGHTS, name)
     except (
         zipfile.BadZipFile,
         OSError,
@@ -99,9 +90,8 @@ def _read_zip(source: Source) -> Graph:
             f"({str(error)[:80]}). Download or copy it again."
         ) from error
     version = str(about.get("keras_version", "3")) if isinstance(about, Mapping) else "3"
-    weights.name = f"{name}/model.weights.h5"
-    with opened(cast(BinaryIO, weights)) as file:
-        return _graph(config, file, version)
+    with opened(Source.of_bytes(weights, f"{name}/model.weights.h5")) as content:
+        return _graph(config, content, version)
 
 
 def _member(archive: zipfile.ZipFile, name: str, most: int, whose: str) -> bytes:
