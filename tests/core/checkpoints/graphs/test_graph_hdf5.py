@@ -169,5 +169,5 @@ def test_cut_files(path: Path, end: int) -> None:
 
 
 def test_nothing_there(path: Path) -> None:
-    with pytest.raises(ModelFileError, match="damaged or incomplete"), opened(path):
+    with pytest.raises(ModelFileError, match="There is no model file"), opened(path):
         pass
