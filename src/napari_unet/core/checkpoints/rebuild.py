@@ -12,16 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from napari_unet.core.architectures import architecture_of
+from napari_unet.core.checkpoints.checks import (
+    check_layers,
+    check_numbers,
+    first_line,
+    try_out,
+)
+from napari_unet.core.checkpoints.containers.source import shown
 from napari_unet.core.checkpoints.evidence import Evidence
 from napari_unet.core.checkpoints.family import Understanding, classes_of
 from napari_unet.core.checkpoints.origin import Origin
 from napari_unet.core.device import choose_device
-from napari_unet.core.engine.fitting import sizes_to_try
 from napari_unet.core.errors import ModelFileError, SettingsError
 from napari_unet.core.model import Description, Model, weights_id
 from napari_unet.core.normalization import Normalization
 
-__all__ = ["fill", "rebuild", "shape_words", "shown", "try_out"]
+__all__ = ["fill", "rebuild", "shape_words"]
 
 N_SHOWN = 5
 COUNTER = "num_batches_tracked"
@@ -59,7 +65,7 @@ def rebuild(
     network = fill(kind.build, understood.config, tensors)
     check_layers(network, evidence, kind.title)
     checked = [
-        *_check_numbers(network, evidence.name),
+        *check_numbers(network, evidence.name),
         *try_out(network, understood.config, evidence.name),
     ]
     left = _leftovers(evidence, kind.title, expected, understood)
@@ -116,7 +122,7 @@ def _on_meta(build: Any, config: Any) -> nn.Module:
             network: nn.Module = build(config)
     except Exception as error:  # of shapes from a file that no network has
         raise ModelFileError(
-            f"The tensors in the file have shapes that no such network has ({_line(error)}). "
+            f"The tensors in the file have shapes that no such network has ({first_line(error)}). "
             f"The file is damaged, or of a variant that is not known here."
         ) from error
     return network
@@ -174,7 +180,7 @@ def _complain_of_missing(
     if missing:
         raise ModelFileError(
             f"{evidence.name} looks like a {title}, but {len(missing)} of its {n_expected} tensors "
-            f"are missing (first: {shown(missing[0])}). It was perhaps saved in part: an encoder "
+            f"are missing (first: '{shown(missing[0])}'). It was perhaps saved in part: an encoder "
             f"alone cannot be used. Ask for the whole network."
         )
 
@@ -183,7 +189,7 @@ def _complain_of_shapes(
     evidence: Evidence, title: str, tensors: Mapping[str, Tensor], expected: _Expected
 ) -> None:
     wrong = [
-        f"{shown(name)} is {shape_words(value.shape)} and should be "
+        f"'{shown(name)}' is {shape_words(value.shape)} and should be "
         f"{shape_words(expected.shapes[name])}"
         for name, value in tensors.items()
         if tuple(value.shape) != expected.shapes[name]
@@ -201,12 +207,6 @@ def shape_words(shape: Sequence[int]) -> str:
     return " x ".join(str(n) for n in shape) or "a single number"
 
 
-def shown(name: str) -> str:
-    """A name from a file, fit to be shown: short, on one line, nothing strange in it."""
-    plain = "".join(sign if sign.isprintable() else "?" for sign in name)
-    return f"'{plain if len(plain) <= 80 else plain[:77] + '...'}'"
-
-
 def _leftovers(
     evidence: Evidence, title: str, expected: _Expected, understood: Understanding
 ) -> Iterator[str]:
@@ -221,7 +221,7 @@ def _leftovers(
     if sum(evidence.tensors[name].ndim >= 3 for name in left) > 1:
         raise ModelFileError(
             f"{evidence.name} looks like a {title}, but holds {len(left)} tensors that such a "
-            f"network does not have (first: {shown(left[0])}): it is another, larger network, "
+            f"network does not have (first: '{shown(left[0])}'): it is another, larger network, "
             f"which is not known here."
         )
     if left:
@@ -242,116 +242,6 @@ def fill(build: Any, config: Any, tensors: Mapping[str, Tensor]) -> nn.Module:
             fresh = build(config).get_buffer(name)
             network.get_submodule(parent).register_buffer(own, fresh, persistent=False)
     return network.eval().requires_grad_(False)
-
-
-NOTED = (
-    "kernel_size", "stride", "padding", "dilation", "groups", "output_padding", "padding_mode",
-    "eps", "num_groups", "negative_slope", "mode", "align_corners", "ceil_mode",
-)  # fmt: skip
-"""Settings of layers that weights do not show, but a stored object does."""
-
-
-def check_layers(network: nn.Module, evidence: Evidence, title: str) -> None:
-    """Compare the rebuilt layers with those that the file noted down, if it did.
-
-    Raises
-    ------
-    ModelFileError
-        If one differs: somebody has changed the network and kept its names.
-    """
-    modules = dict(network.named_modules())
-    for path, note in evidence.layers.items():
-        ours = modules.get(path)
-        if ours is None or not type(ours).__module__.startswith("torch.nn"):
-            continue
-        theirs = {name: note.values[name] for name in NOTED if name in note.values}
-        if isinstance(getattr(nn, note.kind, None), type) and not list(ours.children()):
-            theirs["kind"] = _plain_kind(note.kind)
-        for name, value in theirs.items():
-            is_kind = name == "kind"
-            own = _plain_kind(type(ours).__name__) if is_kind else getattr(ours, name, value)
-            if not _is_same(own, value):
-                raise ModelFileError(
-                    f"{evidence.name} has the names of a {title}, but its layer {shown(path)} was "
-                    f"changed: its {name} is {value}, where that network has {own}. Such a variant "
-                    f"cannot be rebuilt from its names; ask for it as ONNX or TorchScript."
-                )
-
-
-def _plain_kind(name: str) -> str:
-    """What a layer does when it predicts, whatever its class is called."""
-    if "Dropout" in name:
-        return "Identity"
-    name = name.replace("SyncBatchNorm", "BatchNorm2d")
-    return "Upsample" if name.startswith("Upsampl") else name
-
-
-def _is_same(own: Any, theirs: Any) -> bool:
-    """Whether two settings mean the same: 1 and (1, 1), None and False."""
-    if isinstance(own, tuple) or isinstance(theirs, tuple | list):
-        one, other = (
-            tuple(value) if isinstance(value, tuple | list) else None for value in (own, theirs)
-        )
-        length = len(one or other or ())
-        return (one or (own,) * length) == (other or (theirs,) * length)
-    return bool(own == theirs) or (not own and not theirs)
-
-
-def _check_numbers(network: nn.Module, file: str) -> Iterator[str]:
-    state = {name: value for name, value in network.state_dict().items() if value.numel()}
-    broken = [
-        name
-        for name, value in state.items()
-        if value.is_floating_point() and not bool(value.isfinite().all())
-    ]
-    if broken:
-        raise ModelFileError(
-            f"{len(broken)} of the {len(state)} tensors in {file} contain invalid numbers (NaN or "
-            f"infinity), first {shown(broken[0])}: its training went astray, and whatever it "
-            f"predicts would be empty. Ask for an earlier state of the network."
-        )
-    means = [value for name, value in state.items() if name.endswith("running_mean")]
-    weights = [value for value in state.values() if value.ndim >= 3]
-    if means and not any(bool(value.any()) for value in means):
-        yield "The network looks untrained: its statistics are those of a new one."
-    elif weights and all(bool((value == value.flatten()[0]).all()) for value in weights):
-        yield "The network looks untrained: all weights of each layer are the same."
-
-
-@torch.inference_mode()
-def try_out(network: nn.Module, config: Any, file: str) -> Iterator[str]:
-    """Run the network on a small image; a sentence if what it says is odd.
-
-    Raises
-    ------
-    ModelFileError
-        If it takes no image, or gives something else than one value per output and pixel.
-    """
-    random = torch.Generator().manual_seed(0)
-    problem = "it takes no image"
-    for size in sizes_to_try(config.dims):
-        image = torch.randn(1, config.in_channels, *size, generator=random)
-        try:
-            found = network(image)
-        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-            problem = _line(error)
-            continue
-        if not isinstance(found, Tensor) or found.shape[:2] != (1, config.out_channels):
-            problem = "it does not give one value per output and pixel"
-            break
-        if not bool(found.isfinite().all()):
-            yield "Tried on noise, the network gave values that are no numbers."
-        elif found.numel() > 1 and float(found.std()) == 0:
-            yield "Tried on noise, the network said the same everywhere; it may be untrained."
-        return
-    raise ModelFileError(
-        f"The network in {file} was rebuilt, but does not work: {problem}. "
-        f"Ask where it comes from, and please report this file."
-    )
-
-
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 # ---- in words

@@ -8,10 +8,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from napari_unet.core.checkpoints.checks import try_out
 from napari_unet.core.checkpoints.containers.source import Source
 from napari_unet.core.checkpoints.family import classes_of
 from napari_unet.core.checkpoints.origin import Origin
-from napari_unet.core.checkpoints.rebuild import try_out
 from napari_unet.core.device import choose_device
 from napari_unet.core.errors import ModelFileError
 from napari_unet.core.model import Description, Model, weights_id

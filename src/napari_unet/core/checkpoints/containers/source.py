@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -115,6 +116,14 @@ class Source:
         """The first bytes, fewer if there are fewer."""
         with self.open() as file:
             return file.read(n_bytes)
+
+    def sha256(self) -> str:
+        """Of all bytes, hexadecimal."""
+        digest = hashlib.sha256()
+        with self.open() as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+        return digest.hexdigest()
 
     def part(self, name: str, start: int, size: int) -> Source:
         """A stretch of these bytes as a source of its own."""
