@@ -128,12 +128,19 @@ def _open_evidence(evidence: Evidence, wishes: Wishes) -> Model:
 def _from_evidence(evidence: Evidence, source: Source | None, kind: str, wishes: Wishes) -> Model:
     """By its family; else by the program beside the weights; else by pairing convolutions."""
     family = recognised(evidence)
-    if family is None or family.last:
-        refusal = refusal_for(evidence)
-        if refusal is not None:
-            raise ModelFileError(refusal)
-        if kind in PROGRAMS and source is not None:
-            return from_program(evidence, source, kind, wishes)
+    program = source if kind in PROGRAMS else None
+    if family is not None and not family.last:
+        try:
+            return built(evidence, family, wishes)
+        except ModelFileError:
+            if program is None:
+                raise
+            return from_program(evidence, program, kind, wishes)
+    refusal = refusal_for(evidence)
+    if refusal is not None:
+        raise ModelFileError(refusal)
+    if program is not None:
+        return from_program(evidence, program, kind, wishes)
     if family is None:
         raise ModelFileError(unknown(evidence))
     return built(evidence, family, wishes)

@@ -24,7 +24,7 @@ def from_program(evidence: Evidence, source: Source, kind: str, wishes: Wishes) 
         raise
     except ModelFileError as error:
         generic = recognised(evidence)
-        if generic is not None:
+        if generic is not None and generic.last:
             try:
                 return built(evidence, generic, wishes)
             except ModelFileError:
