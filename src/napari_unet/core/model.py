@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from napari_unet.core.checkpoints.family import Config
 from napari_unet.core.checkpoints.origin import Origin
@@ -160,7 +160,8 @@ class Round:
 class Model:
     """A network in evaluation mode on its device, its description and its history.
 
-    A model is a value: whatever changes it makes a new one.
+    A model is a value: whatever changes it makes a new one. `origin` and `extras` are for going
+    back: the file it is from, and the tensors in it that the network does not use.
     """
 
     network: nn.Module
@@ -171,6 +172,7 @@ class Model:
     id: str
     history: tuple[Round, ...] = ()
     origin: Origin | None = None
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         said = (self.description.dims, self.description.in_channels, len(self.description.outputs))

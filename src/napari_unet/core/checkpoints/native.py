@@ -30,6 +30,10 @@ __all__ = ["build_with_weights", "is_native", "read_history", "read_native", "wr
 
 FORMAT = "napari-unet-live"
 MAX_HEADER = 1 << 20
+EXTRA = "extra:"
+"""Before the names of tensors that the network does not use."""
+PROGRAM = "torchscript"
+"""The architecture of networks that are programs, run because their user trusts them."""
 VERSION = 2
 """1: without origin, with fewer settings of objects and of normalization."""
 
@@ -90,6 +94,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 def _rebuild(metadata: dict[str, str], weights: dict[str, Tensor]) -> Model:
     kind = architecture_of(metadata["architecture"])
     config: Any = from_plain(kind.config, json.loads(metadata["config"]))
+    extras = {
+        name.removeprefix(EXTRA): weights.pop(name) for name in [*weights] if name.startswith(EXTRA)
+    }
     network = build_with_weights(kind.name, config, weights)
     origin = json.loads(metadata.get("origin", "null"))
     return Model(
@@ -101,6 +108,7 @@ def _rebuild(metadata: dict[str, str], weights: dict[str, Tensor]) -> Model:
         id=weights_id(network),
         history=tuple(Round(**values) for values in json.loads(metadata["history"])),
         origin=None if origin is None else from_plain(Origin, origin),
+        extras=extras,
     )
 
 
@@ -157,9 +165,15 @@ def write_native(model: Model, path: Path, half: bool = False) -> None:
     """Write `model` to `path`; the file appears whole or not at all."""
     if path.suffix != ".safetensors":
         path = path.with_name(path.name + ".safetensors")
+    if model.architecture == PROGRAM:
+        raise ModelFileError(
+            f"{model.description.name} is a program that only its own file can run, so that it "
+            f"cannot be saved as a model of U-Net Live. Keep its file."
+        )
+    extras = {EXTRA + name: value for name, value in model.extras.items()}
     weights = {
-        name: _stored(value.detach().cpu(), half).contiguous()
-        for name, value in model.network.state_dict().items()
+        name: _stored(value.detach().cpu(), half).clone().contiguous()
+        for name, value in {**model.network.state_dict(), **extras}.items()
     }
     metadata = {
         "format": FORMAT,

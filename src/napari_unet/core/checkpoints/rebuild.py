@@ -68,8 +68,8 @@ def rebuild(
         *check_numbers(network, evidence.name),
         *try_out(network, understood.config, evidence.name),
     ]
-    left = _leftovers(evidence, kind.title, expected, understood)
-    notes = (*evidence.notes, *understood.notes, *left)
+    extras = _leftovers(evidence, kind.title, expected, understood)
+    notes = (*evidence.notes, *understood.notes, *_told(extras, understood))
     return Model(
         network=network,
         architecture=architecture,
@@ -78,6 +78,7 @@ def rebuild(
         device=choose_device("cpu"),
         id=weights_id(network),
         origin=replace(origin, sha256=sha256),
+        extras=extras,
     )
 
 
@@ -209,21 +210,34 @@ def shape_words(shape: Sequence[int]) -> str:
 
 def _leftovers(
     evidence: Evidence, title: str, expected: _Expected, understood: Understanding
-) -> Iterator[str]:
-    """Say what in the file was not used, or refuse if that is a part of a network."""
+) -> dict[str, Tensor]:
+    """What in the file is not used: kept for whoever saves the model back as it was.
+
+    Raises
+    ------
+    ModelFileError
+        If it is a part of a network that is not known.
+    """
     used = {own for name in expected.shapes for own in understood.names.get(name, (name,))}
-    patterns = [*understood.ignored, rf".*{COUNTER}"]
-    left = [
-        name
-        for name in evidence.tensors
-        if name not in used and not any(re.fullmatch(pattern, name) for pattern in patterns)
-    ]
+    extras = {name: value for name, value in evidence.tensors.items() if name not in used}
+    left = [name for name in extras if not _is_ignored(name, understood)]
     if sum(evidence.tensors[name].ndim >= 3 for name in left) > 1:
         raise ModelFileError(
             f"{evidence.name} looks like a {title}, but holds {len(left)} tensors that such a "
             f"network does not have (first: '{shown(left[0])}'): it is another, larger network, "
             f"which is not known here."
         )
+    return extras
+
+
+def _is_ignored(name: str, understood: Understanding) -> bool:
+    patterns = (*understood.ignored, rf".*{COUNTER}")
+    return any(re.fullmatch(pattern, name) for pattern in patterns)
+
+
+def _told(extras: Mapping[str, Tensor], understood: Understanding) -> Iterator[str]:
+    """Say what was not used, but for what never is."""
+    left = [name for name in extras if not _is_ignored(name, understood)]
     if left:
         yield f"{len(left)} extra tensors were ignored: {', '.join(map(shown, left[:N_SHOWN]))}."
 

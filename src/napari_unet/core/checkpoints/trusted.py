@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from napari_unet.core.checkpoints.checks import try_out
 from napari_unet.core.checkpoints.containers.source import Source
 from napari_unet.core.checkpoints.family import classes_of
+from napari_unet.core.checkpoints.native import PROGRAM
 from napari_unet.core.checkpoints.origin import Origin
 from napari_unet.core.device import choose_device
 from napari_unet.core.errors import ModelFileError
@@ -76,7 +77,7 @@ def run_torchscript(source: Source, sha256: str) -> Model:
     about = classes_of(config.out_channels)
     return Model(
         network=network,
-        architecture="torchscript",
+        architecture=PROGRAM,
         config=config,
         description=Description(
             name=source.name.rsplit(".", 1)[0], dims=config.dims, in_channels=config.in_channels,

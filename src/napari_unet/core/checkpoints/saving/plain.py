@@ -51,4 +51,6 @@ def plain_weights(model: Model) -> OrderedDict[str, Tensor]:
         tensor = tensor.reshape(origin.shapes.get(name, tensor.shape))
         for given in origin.names.get(name, (name,)):
             weights[origin.prefix + given] = tensor
+    for name, value in model.extras.items():
+        weights[origin.prefix + name] = value.detach().cpu().clone().contiguous()
     return weights
