@@ -34,8 +34,9 @@ from napari_unet.core.engine import Request
 from napari_unet.core.image import make_image
 from napari_unet.core.networks import UNet, UNetConfig
 from napari_unet.core.normalization import IntensityScale
-from napari_unet.core.prediction import ArrayRoom, member_for, predict
+from napari_unet.core.prediction import member_for, predict
 from napari_unet.core.progress import finish
+from napari_unet.core.rooms import ArrayRoom
 from napari_unet.core.simulation import SimulationSettings, simulate
 
 RAW_TILES = {2: (256, 512, 1024), 3: (64, 128)}

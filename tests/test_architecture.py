@@ -138,6 +138,7 @@ RULES = {
     "predictions": ({"napari", "magicgui", "superqt"}, {"cli", "layers", "samples", "widgets"}),
     "session": ({"napari", "magicgui", "superqt"}, {"cli", "layers", "samples", "widgets"}),
     "widgets": ({"torch"}, {"cli", "jobs"}),
+    "readers": (QT | {"torch"}, {"cli", "jobs", "predictions", "works"}),
     "samples": (QT | {"torch"}, {"cli", "jobs", "layers", "session", "widgets"}),
 }
 
@@ -235,7 +236,9 @@ def test_the_public_names_load_neither_qt_nor_napari():
     assert not loaded_after("from napari_unet import *") & (QT | {"napari"})
 
 
-@pytest.mark.parametrize("module", ["core.settings", "session", "widgets.live", "samples", "cli"])
+@pytest.mark.parametrize(
+    "module", ["core.settings", "session", "widgets.live", "samples", "readers", "cli"]
+)
 def test_torch_waits_until_it_is_needed(module):
     assert "torch" not in loaded_after(f"import napari_unet.{module}")
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from napari_unet.cli import segmenting as segmenting_command
 from napari_unet.core import segmentation
 from napari_unet.core.corrections import corrected_blocks
 from napari_unet.core.device import choose_device
+from napari_unet.core.errors import TrustNeeded
 from napari_unet.core.files import read_image, read_labels
 from napari_unet.core.model import Description, Model, weights_id
 from napari_unet.core.networks import UNet, UNetConfig
@@ -365,10 +367,158 @@ def test_what_cannot_be_learned_from_says_so(tmp_path, capsys, model_path, image
 # info
 
 
+CHECKPOINTS = Path(__file__).parent / "fixtures" / "checkpoints"
+FOREIGN = CHECKPOINTS / "jvanvugt" / "valid.pt"
+
+
+def info(*arguments):
+    return cli.main(["info", *(str(argument) for argument in arguments)])
+
+
+def line_of(said, label):
+    return next(line for line in said.splitlines() if line.startswith(label))
+
+
 def test_info_says_what_a_model_is(capsys, model_path):
-    assert cli.main(["info", str(model_path)]) == 0
+    assert info(model_path) == 0
     said = capsys.readouterr().out
     for part in ("tiny", "bright spots", "CC0-1.0", "0.5 µm", "spots: F1 0.750", "# A card"):
         assert part in said
-    assert cli.main(["info", str(model_path.parent)]) == 1
-    assert "is a folder" in error_of(capsys)
+    assert info(model_path.parent / "none.pth") == 1
+    assert "There is no model file" in error_of(capsys)
+
+
+def test_info_marks_what_was_assumed(capsys):
+    assert info(FOREIGN) == 0
+    said = capsys.readouterr().out
+    assert line_of(said, "Network").endswith("from the file")
+    assert line_of(said, "Borders of the image").endswith("assumed (padding)")
+    starts = {line.rfind("  ") for line in said.splitlines() if line.endswith("from the file")}
+    assert len(starts) == 1  # the marks stand below each other
+
+
+def test_info_changes_what_was_assumed_for_good(capsys):
+    names = ("--set", "class_names=ground, cell", "--set", "pixel-size=0,5")
+    assert info(FOREIGN, "--set", "padding=same", *names) == 0
+    said = capsys.readouterr().out
+    assert line_of(said, "Borders").endswith("your choice (padding)")
+    assert "0.5 µm" in line_of(said, "Pixel size")
+    assert info(FOREIGN) == 0
+    said = capsys.readouterr().out
+    assert "padded (same)" in line_of(said, "Borders")
+    assert line_of(said, "Borders").endswith("your choice (padding)")
+    assert "ground, cell" in line_of(said, "Tells apart")
+    assert nu.load_model(FOREIGN, "cpu").config.padding == "same"
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ("padding=", "Possible are: valid (unpadded"),
+        ("padding=both", "'both' is not possible"),
+        ("colour=red", "Possible are class_names, activation"),
+        ("padding", "'' is not possible"),
+        ("pixel_size=wide", "number above 0"),
+    ],
+)
+def test_info_lists_what_may_be_set(capsys, change, match):
+    assert info(FOREIGN, "--set", change) == 1
+    assert match in error_of(capsys)
+    assert info(FOREIGN) == 0
+    assert "your choice" not in capsys.readouterr().out
+
+
+def test_info_says_that_a_model_of_ours_is_left_as_it_is(capsys, model_path):
+    before = model_path.read_bytes()
+    assert info(model_path, "--set", "pixel_size=2") == 0
+    said = capsys.readouterr().out
+    assert "2 µm" in line_of(said, "Pixel size")
+    assert "Not remembered" in said
+    assert model_path.read_bytes() == before
+
+
+def test_info_ranks_normalizations_on_an_image(capsys, tmp_path):
+    generator = np.random.default_rng(0)
+    imsave(tmp_path / "a.png", generator.integers(0, 255, (48, 48, 3), np.uint8))
+    assert info(CHECKPOINTS / "milesial" / "d_transposed.pt", "--image", tmp_path / "a.png") == 0
+    said = capsys.readouterr().out
+    ranking = said[said.index("Intensities of") :].splitlines()[1:]
+    scores = [float(line.split()[0]) for line in ranking if line.startswith("  ")]
+    assert len(scores) > 5
+    assert scores == sorted(scores)
+    assert "mismatch" in said
+    assert info(FOREIGN, "--image", tmp_path / "a.png") == 1
+    assert "no batch normalisation" in " ".join(error_of_all(capsys).split())
+
+
+def error_of_all(capsys):
+    return capsys.readouterr().err
+
+
+def test_info_sends_nothing_to_the_terminal_but_text(capsys, tmp_path, model_path):
+    model = nu.load_model(model_path, "cpu")
+    evil = model.described(
+        name="a\x1b]0;b", segments="\x1b[2J", card="c\x1b[31m\nd", source="e\rf",
+        class_names=("background", "g\x9b"),
+    )  # fmt: skip
+    nu.save_model(evil, tmp_path / "evil.safetensors")
+    assert info(tmp_path / "evil.safetensors") == 0
+    said = capsys.readouterr().out
+    assert not [one for one in said if not (one.isprintable() or one == "\n")]
+
+
+# what some files ask
+
+
+@pytest.fixture
+def two_models(tmp_path):
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
+        for name in ("first one.pt", "second.pt"):
+            archive.write(FOREIGN, name)
+    return tmp_path / "two.zip"
+
+
+def test_one_of_several_models_is_chosen(capsys, two_models):
+    assert info(two_models) == 1
+    assert error_of(capsys).endswith("such as --choose 'first one.pt'")
+    assert info(two_models, "--choose", "second.pt") == 0
+    assert "jvanvugt" in capsys.readouterr().out
+
+
+def test_one_of_several_models_segments(capsys, two_models, tmp_path):
+    imsave(tmp_path / "a.png", np.eye(32, dtype=np.uint8) * 255)
+    assert segment(two_models, tmp_path / "out", tmp_path / "a.png") == 1
+    assert "--choose" in error_of(capsys)
+    chosen = ("--choose", "second.pt")
+    assert segment(two_models, tmp_path / "out", tmp_path / "a.png", *chosen) == 0
+    start = ["batch", str(tmp_path / "a.png"), "--model", str(two_models), "--device", "cpu"]
+    assert cli.main([*start, "--out", str(tmp_path / "batch")]) == 1
+    assert "--choose" in error_of_all(capsys)
+    assert cli.main([*start, "--out", str(tmp_path / "batch"), *chosen]) == 0
+
+
+def test_a_program_is_run_only_with_a_flag(capsys, monkeypatch, tiny_model):
+    asked = []
+
+    def load(source, device, *, choose, trust):
+        asked.append((source, choose, trust))
+        if not trust:
+            raise TrustNeeded("m.pt carries a program.", "ab" * 32, "the program in m.pt")
+        return tiny_model
+
+    monkeypatch.setattr("napari_unet.core.model.load_model", load)
+    assert info("m.pt") == 1
+    said = error_of(capsys)
+    assert said.startswith("m.pt carries a program. To run the program in m.pt, add --trust")
+    assert "ab" * 32 in said
+    assert info("m.pt", "--trust") == 0
+    assert asked == [("m.pt", None, False), ("m.pt", None, True)]
+
+
+@pytest.mark.parametrize("command", ["segment", "batch", "fine-tune", "info"])
+def test_help_says_what_trust_means(capsys, command):
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "only if you trust the file" in said
+    assert "--choose NAME" in said

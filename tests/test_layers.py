@@ -8,7 +8,7 @@ from napari.components import ViewerModel
 from napari.layers import Labels
 
 from napari_unet.core.errors import ImageError
-from napari_unet.core.prediction import Region
+from napari_unet.core.regions import Region
 from napari_unet.core.segmentation import SegmentProgress
 from napari_unet.layers import Area, CorrectionsLayer, ResultLayer, color_of, image_of, stage_of
 from napari_unet.layers.painting import box_of_shape

@@ -48,8 +48,17 @@ def test_widgets_and_samples(manifest):
 
 def test_every_command_is_used_once_and_every_used_command_is_there(manifest):
     contributions = manifest.contributions
-    used = [one.command for one in [*contributions.widgets, *contributions.sample_data]]
+    parts = [*contributions.widgets, *contributions.sample_data, *contributions.readers]
+    used = [one.command for one in parts]
     assert sorted(used) == sorted(command.id for command in contributions.commands)
+
+
+def test_the_reader_is_for_models_and_for_nothing_else(manifest):
+    (reader,) = manifest.contributions.readers
+    assert not reader.accepts_directories
+    endings = {pattern.removeprefix("*") for pattern in reader.filename_patterns}
+    assert {".pth", ".safetensors", ".onnx", ".zip", ".h5"} <= endings
+    assert not endings & {"", ".tif", ".tiff", ".png", ".jpg", ".zarr", ".npy", ".bin", ".tar"}
 
 
 def test_every_menu_item_is_a_command(manifest):

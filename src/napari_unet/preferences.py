@@ -43,7 +43,7 @@ def recent_models() -> list[Path]:
         paths = [Path(path) for path in json.loads(_file().read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError):
         return []
-    return [path for path in paths if path.is_file()]
+    return [path for path in paths if path.exists()]
 
 
 def remember_model(path: Path) -> None:

@@ -23,10 +23,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Kept",
     "Trial",
-    "moving_model",
-    "opening_model",
     "rounds_of",
     "saved_in",
+    "share_the_cores",
     "training",
 ]
 
@@ -46,26 +45,6 @@ class Kept:
 
     path: Path
     round: Round
-
-
-def opening_model(
-    source: str | Path, device: str, project: Project
-) -> Generator[Progress, None, tuple[Model, dict[str, int]]]:
-    """Open a model, and count what is corrected in the project: key of an image to px."""
-    yield Progress(done=0, total=0, message="Opening the model")
-    _share_the_cores()
-    from napari_unet.core import finetuning, segmentation  # noqa: F401  (slow imports)
-    from napari_unet.core.model import load_model
-
-    return load_model(source, device), saved_in(project)
-
-
-def moving_model(model: Model, device: str) -> Generator[Progress, None, Model]:
-    """The same model on another device."""
-    yield Progress(done=0, total=0, message="Moving the model")
-    from napari_unet.core.model import load_model
-
-    return load_model(model, device)
 
 
 def training(
@@ -92,7 +71,7 @@ def saved_in(project: Project) -> dict[str, int]:
     return {image.key: sum(image.n_corrected.values()) for image in project.images()}
 
 
-def _share_the_cores() -> None:
+def share_the_cores() -> None:
     """Let torch's threads sleep while they wait for each other; must come before torch.
 
     NOTE: by default they spin. As soon as the window, its drawing or another program needs a

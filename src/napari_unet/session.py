@@ -21,18 +21,21 @@ from napari_unet.core.errors import ProjectError, UNetLiveError
 from napari_unet.core.settings import FineTuneSettings
 from napari_unet.jobs import Job
 from napari_unet.journal import Journal
+from napari_unet.opening import (
+    Explained,
+    Opened,
+    Question,
+    changing,
+    explained,
+    guessing,
+    moving_model,
+    opening_model,
+    saving,
+)
 from napari_unet.predictions import Predictions
 from napari_unet.preferences import preference
 from napari_unet.project import Project, default_project
-from napari_unet.rounds import (
-    Kept,
-    Trial,
-    moving_model,
-    opening_model,
-    rounds_of,
-    saved_in,
-    training,
-)
+from napari_unet.rounds import Kept, Trial, rounds_of, saved_in, training
 
 if TYPE_CHECKING:
     from napari_unet.core.model import Model
@@ -52,6 +55,9 @@ class Session(QObject):
     progressed : emitted with what a running job yields.
     predictions : what was segmented, and the jobs that do it.
     model, source : what segments, and the file or the name it was opened from.
+    explained : what the Model step shows of it.
+    was_guessed : whether an image was asked about the intensities since the model was opened.
+    asked : emitted with a `Question` that must be answered before a model can be opened.
     saved : key of each image of the project to its number of corrected px.
     said : emitted with a kind ("info", "done" or "error") and a sentence for the user.
     """
@@ -67,11 +73,14 @@ class Session(QObject):
     image_changed = Signal()
     progressed = Signal(object)
     said = Signal(str, str)
+    asked = Signal(object)
 
     def __init__(self, project: Project | None = None) -> None:
         super().__init__()
         self.model: Model | None = None
         self.source = ""
+        self.explained = Explained()
+        self.was_guessed = False
         self.device = str(preference("general", "device", "auto"))
         self.trial: Trial | None = None
         self.rounds: tuple[Kept, ...] = ()
@@ -178,9 +187,15 @@ class Session(QObject):
 
     # ---- model
 
-    def open_model(self, source: str | Path) -> bool:
-        """Open a model in the background; `model_changed` follows, or an error sentence."""
-        make_work = partial(opening_model, source, self.device, self.project)
+    def open_model(self, source: str | Path, choose: str | None = None, trust: str = "") -> bool:
+        """Open a model in the background; `model_changed` follows, `asked`, or an error sentence.
+
+        Parameters
+        ----------
+        source : a built-in name or a file.
+        choose, trust : answers to the questions that were asked before.
+        """
+        make_work = partial(opening_model, source, self.device, self.project, choose, trust)
         on_opened = partial(self._on_model_opened, str(source))
         return self.start("Opening the model", make_work, on_opened)
 
@@ -197,17 +212,61 @@ class Session(QObject):
             make_work = partial(moving_model, self.model, name)
             self.start("Moving the model", make_work, self._set_model)
 
-    def _on_model_opened(self, source: str, opened: tuple[Model, dict[str, int]]) -> None:
+    def change_model(self, name: str, value: Any) -> bool:
+        """Say what the file of the model does not; remembered for that file, if it is foreign."""
+        if self.model is None:
+            return False
+        make_work = partial(changing, self.model, name, value, self.source)
+        return self.start("Changing the model", make_work, self._on_model_changed)
+
+    def guess_intensities(self, image: Any) -> bool:
+        """Work out from an image how intensities have to be prepared for the model."""
+        if self.model is None:
+            return False
+        make_work = partial(guessing, self.model, image)
+        started = self.start("Working out the intensities", make_work, self._on_guessed)
+        self.was_guessed = self.was_guessed or started
+        return started
+
+    def save_model_as(self, path: Path) -> bool:
+        """Write the model to a file, in the format of its ending."""
+        if self.model is None:
+            return False
+        make_work = partial(saving, self.model, path)
+        return self.start("Saving the model", make_work, self._on_model_saved)
+
+    def _on_model_opened(self, source: str, opened: Opened | Question) -> None:
+        if isinstance(opened, Question):
+            self.say("info", opened.sentence)
+            self.asked.emit(opened)
+            return
         self.go_back()  # whoever opens a model has decided against the one on trial
-        model, self.saved = opened
+        self.saved = opened.saved
         self.source = source
-        self._set_model(model)
+        self.was_guessed = False
+        self._set_model(opened.model, opened.explained)
         self.refresh_rounds()
         self.corrections_changed.emit()
+        model = opened.model
         self.say("done", f"Model {model.title!r} is ready on the {model.device.label}.")
 
-    def _set_model(self, model: Model) -> None:
+    def _on_model_changed(self, opened: Opened) -> None:
+        self._set_model(opened.model, opened.explained)
+        keep = "" if opened.is_remembered else " Save the model to keep it."
+        self.say("done", f"Changed. Segment again to see what it does.{keep}")
+
+    def _on_guessed(self, found: Explained) -> None:
+        self.explained = found
+        self.model_changed.emit()
+        if found.proposal is not None:
+            self.say("info", found.proposal.sentence())
+
+    def _on_model_saved(self, path: Path) -> None:
+        self.say("done", f"The model was saved as {path}.")
+
+    def _set_model(self, model: Model, shown: Explained | None = None) -> None:
         self.model = model
+        self.explained = explained(model) if shown is None else shown
         self.model_changed.emit()
 
     # ---- corrections

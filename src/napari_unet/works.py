@@ -22,7 +22,7 @@ from napari_unet.core.settings import SegmentSettings
 if TYPE_CHECKING:
     from napari_unet.core.image import Image
     from napari_unet.core.model import Model
-    from napari_unet.core.prediction import Region
+    from napari_unet.core.regions import Region
     from napari_unet.core.segmentation import SegmentProgress
     from napari_unet.core.store import ResultStore
 
@@ -237,7 +237,7 @@ def _counted(work: Work[SegmentProgress, Any], prediction: Prediction) -> Work[A
 
 def _regions(areas: Sequence[Part], dims: int) -> list[Region] | None:
     """Parts of an image as regions for a network of `dims` dimensions; None for everything."""
-    from napari_unet.core.prediction import Region
+    from napari_unet.core.regions import Region
 
     if not areas:
         return None

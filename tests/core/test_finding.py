@@ -12,8 +12,8 @@ from napari_unet.core.finding import classes_everywhere, finding
 from napari_unet.core.image import make_image
 from napari_unet.core.instances import classes_of, objects_of
 from napari_unet.core.model import Description
-from napari_unet.core.prediction import Region
 from napari_unet.core.progress import finish
+from napari_unet.core.regions import Region
 from napari_unet.core.settings import ObjectSettings, SegmentSettings
 
 THREE = Description(

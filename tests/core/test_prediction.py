@@ -19,15 +19,18 @@ import torch
 import zarr
 from torch import Tensor, nn
 
-from napari_unet.core import prediction
+from napari_unet.core import prediction, running
 from napari_unet.core.engine import Request, streaming
 from napari_unet.core.engine.ways import RowByRow
 from napari_unet.core.errors import DeviceMemoryError, ImageError, SettingsError, UNetLiveError
 from napari_unet.core.image import Image, make_image
 from napari_unet.core.networks import UNet, UNetConfig
 from napari_unet.core.normalization import IntensityScale, match_channels, normalise
-from napari_unet.core.prediction import ArrayRoom, Member, Region, TileDone, member_for, predict
+from napari_unet.core.prediction import TileDone, member_for, predict
 from napari_unet.core.progress import finish
+from napari_unet.core.regions import Region
+from napari_unet.core.rooms import ArrayRoom
+from napari_unet.core.running import Member
 
 SMALL = UNetConfig(widths=(4, 8, 8), out_channels=3)
 ROWS, TILES = "row by row", "in tiles"
@@ -360,9 +363,9 @@ def test_the_first_part_holds_the_focus(
     shape: tuple[int, ...], at: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Row by row as well, on images of any size beside that of the first window."""
-    monkeypatch.setattr(prediction, "QUICK_SIZE", {2: 32, 3: 16})
-    monkeypatch.setattr(prediction, "PIXELS_AT_ONCE", 256)
-    monkeypatch.setattr(prediction, "FOCUSED_SIZE", {2: 128, 3: 64})
+    monkeypatch.setattr(running, "QUICK_SIZE", {2: 32, 3: 16})
+    monkeypatch.setattr(running, "PIXELS_AT_ONCE", 256)
+    monkeypatch.setattr(running, "FOCUSED_SIZE", {2: 128, 3: 64})
     dims = len(shape)
     image = picture(*shape)
     focus = tuple(at * n for n in shape)
@@ -377,7 +380,7 @@ def test_the_first_part_holds_the_focus(
 
 
 def test_parts_come_while_the_rest_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prediction, "PIXELS_AT_ONCE", 500)
+    monkeypatch.setattr(running, "PIXELS_AT_ONCE", 500)
     image = picture(90, 40)
     out, steps = run([in_strips(member(unet(), image), 2000)], image)
     assert len(steps) > 4
@@ -391,7 +394,7 @@ def test_parts_come_while_the_rest_is_computed(monkeypatch: pytest.MonkeyPatch) 
 def test_parts_end_where_chunks_of_the_result_do(
     chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prediction, "PIXELS_AT_ONCE", 300)
+    monkeypatch.setattr(running, "PIXELS_AT_ONCE", 300)
     image = picture(90, 40)
     one = in_strips(member(unet(), image), 2000)
     array = zarr.create_array(
@@ -490,7 +493,7 @@ def test_stopped_in_the_middle_of_rows_from_a_lazy_image() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(streaming.Stream, "push", push)
-        patch.setattr(prediction, "PIXELS_AT_ONCE", 100)
+        patch.setattr(running, "PIXELS_AT_ONCE", 100)
         work = predict([one], image, ArrayRoom(room(3, image)))
         next(work)
         assert streams[0]() is not None
@@ -633,7 +636,7 @@ def test_finished_tiles_stay_when_the_memory_runs_out_later() -> None:
 @pytest.mark.parametrize("error", LACKS_OF_MEMORY[:2], ids=["gpu", "processor"])
 def test_rows_go_on_where_they_stopped(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was handed out before stays; the rest comes in narrower windows."""
-    monkeypatch.setattr(prediction, "PIXELS_AT_ONCE", 1000)
+    monkeypatch.setattr(running, "PIXELS_AT_ONCE", 1000)
     real, pushed = streaming.Stream.push, []
 
     def push(stream: Any, rows: Tensor) -> Tensor | None:
@@ -692,12 +695,13 @@ def test_at_last_the_processor_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
     real = streaming.Stream.push
     monkeypatch.setattr(streaming.Stream, "push", push)
-    monkeypatch.setattr(prediction, "_on_processor", on_processor)
+    monkeypatch.setattr(running, "_on_processor", on_processor)
     monkeypatch.setattr(prediction, "release_memory", lambda device: None)
+    monkeypatch.setattr(running, "release_memory", lambda device: None)
     monkeypatch.setattr(
         Member,
         "source",
-        lambda self, image, index: prediction.Source(
+        lambda self, image, index: running.Source(
             image=image, index=index, scale=self.scale, in_channels=1, device=torch.device("cpu")
         ),
     )
@@ -713,7 +717,7 @@ def test_at_last_the_processor_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_member_on_the_processor_is_a_copy() -> None:
     network, image = unet(), picture(100, 90)
     one = member(network, image)
-    other = prediction._on_processor(one)
+    other = running._on_processor(one)
     assert other.request.network is not network
     assert other.plan.device == torch.device("cpu")
     np.testing.assert_array_equal(run([other], image)[0], run([one], image)[0])
@@ -757,7 +761,7 @@ def test_a_lack_of_memory_of_numpy_counts_too(monkeypatch: pytest.MonkeyPatch) -
             raise np._core._exceptions._ArrayMemoryError((1, 2), np.dtype(float))  # type: ignore
         return real(*about)
 
-    monkeypatch.setattr(prediction, "gathered", gathered)
+    monkeypatch.setattr(running, "gathered", gathered)
     network, image = unet(), picture(100, 90)
     out, steps = run([member(network, image)], image)
     assert {step.message for step in steps} == {SMALLER}
@@ -788,6 +792,7 @@ def test_memory_of_a_failed_attempt_is_free_before_the_next_one(
     image = picture(100, 90)
     one = in_strips(member(unet(), image), 60_000)
     monkeypatch.setattr(streaming.Stream, "push", push)
+    monkeypatch.setattr(running, "release_memory", release)
     monkeypatch.setattr(prediction, "release_memory", release)
     run([one], image)
     assert alive
@@ -817,8 +822,9 @@ def watched(monkeypatch: pytest.MonkeyPatch, seconds: list[float], kind: str = "
     ways = tuple(replace(way, network=network) for way in one.plan.ways)
     fake = SimpleNamespace(type=kind)
     one = replace(one, plan=replace(one.plan, ways=ways, device=fake))
-    monkeypatch.setattr(prediction, "time", Clock)
+    monkeypatch.setattr(running, "time", Clock)
     monkeypatch.setattr(prediction, "release_memory", lambda device: None)
+    monkeypatch.setattr(running, "release_memory", lambda device: None)
     monkeypatch.setattr(
         prediction,
         "_on_processor",
@@ -827,7 +833,7 @@ def watched(monkeypatch: pytest.MonkeyPatch, seconds: list[float], kind: str = "
     monkeypatch.setattr(
         Member,
         "source",
-        lambda self, image, index: prediction.Source(
+        lambda self, image, index: running.Source(
             image=image, index=index, scale=self.scale, in_channels=1, device=torch.device("cpu")
         ),
     )

@@ -17,8 +17,8 @@ from napari_unet.core.image import make_image
 from napari_unet.core.model import Description, Model, save_model, weights_id
 from napari_unet.core.networks import UNet, UNetConfig
 from napari_unet.core.normalization import normalise
-from napari_unet.core.prediction import Region
 from napari_unet.core.progress import finish
+from napari_unet.core.regions import Region
 from napari_unet.core.segmentation import (
     allocate_outputs,
     finding_objects,

@@ -4,10 +4,12 @@ import json
 
 import pytest
 from qtpy.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
-from qtpy.QtGui import QDragEnterEvent, QDropEvent
+from qtpy.QtGui import QDragEnterEvent, QDropEvent, QPixmap
 from qtpy.QtWidgets import QApplication, QDialog, QTextBrowser
 
+from napari_unet.core.checkpoints.archives import SUFFIXES
 from napari_unet.core.model import save_model
+from napari_unet.opening import FORMATS
 from napari_unet.preferences import recent_models, remember_model
 from napari_unet.widgets.live import LiveWidget
 from napari_unet.widgets.model import ModelWidget
@@ -50,11 +52,13 @@ def test_it_says_in_plain_words_what_the_model_is(dock, session, idle, other_fil
     session.open_model(other_file)
     idle(session)
     words = widget.words.text()
-    for part in (
-        "other", "cells", "2D", "phase contrast", "background, object", "somebody's bench", "CC0",
-        "not fine-tuned yet",
-    ):  # fmt: skip
+    for part in ("other", "cells", "2D", "Not fine-tuned yet"):
         assert part in words
+    lines = {row.line.label: row.line.text for row in widget.card.rows}
+    assert "phase contrast" in lines["Takes"]
+    assert lines["Tells apart"] == "background, object"
+    assert lines["From"] == "somebody's bench"
+    assert lines["Licence"] == "CC0"
     assert "processor" in widget.device_words.text()
     assert session.model.device.reason in widget.device_words.text()
     assert widget.choice.currentText() == "other"
@@ -65,11 +69,18 @@ def test_while_a_model_is_being_opened_nothing_can_be_chosen(viewer, session, id
     qtbot.addWidget(widget)
     assert session.is_busy
     assert widget.words.text() == "Opening the model…"
-    for part in (widget.choice, widget.open_button, widget.device, widget.card_button):
+    parts = (
+        widget.choice, widget.open_button, widget.folder_button, widget.device,
+        widget.about_button, widget.save_button,
+    )  # fmt: skip
+    for part in parts:
         assert not part.isEnabled()
+        assert part.toolTip()
+    assert widget.fold.isHidden()
     idle(session)
-    for part in (widget.choice, widget.open_button, widget.device, widget.card_button):
+    for part in parts:
         assert part.isEnabled()
+    assert not widget.fold.isHidden()
 
 
 def test_a_dropped_file_is_opened_and_remembered(dock, session, idle, other_file):
@@ -131,7 +142,86 @@ def test_something_from_the_web_that_is_dropped_leaves_a_sentence(dock, session,
     idle(session)
     assert session.model.description.name == "tiny"
     assert session.message[0] == "error"
-    assert "unforeseen" not in session.message[1]
+    assert "Download" in session.message[1]
+
+
+def test_a_folder_that_is_dropped_or_chosen_is_opened(
+    dock, session, idle, click, tmp_path, monkeypatch
+):
+    widget = dock(ModelWidget)
+    asked = []
+    monkeypatch.setattr(session, "open_model", lambda path, **_: bool(asked.append(path)))
+    folder = tmp_path / "package"
+    folder.mkdir()
+    assert drop(widget, folder)
+    chosen = "napari_unet.widgets.model.QFileDialog.getExistingDirectory"
+    monkeypatch.setattr(chosen, lambda *_: "")
+    click(widget.folder_button)
+    monkeypatch.setattr(chosen, lambda *_: str(folder))
+    click(widget.folder_button)
+    assert asked == [folder, folder]
+
+
+def test_all_endings_of_models_are_offered(dock, click, monkeypatch):
+    widget = dock(ModelWidget)
+    filters = []
+
+    def get(parent, title, folder, kinds):
+        filters.append(kinds)
+        return "", ""
+
+    monkeypatch.setattr("napari_unet.widgets.model.QFileDialog.getOpenFileName", get)
+    click(widget.open_button)
+    (kinds,) = filters
+    for ending in SUFFIXES:
+        assert f"*{ending}" in kinds.split(";;")[0].rstrip(")").split("(")[1].split()
+
+
+@pytest.fixture
+def save_as(dock, session, idle, click, monkeypatch):
+    """Clicks Save as, and answers the dialog."""
+
+    def save(name, kind):
+        widget = dock(ModelWidget)
+        asked = []
+
+        def get(parent, title, suggested, kinds):
+            asked.append((suggested, kinds))
+            return str(name), kind
+
+        monkeypatch.setattr("napari_unet.widgets.model.QFileDialog.getSaveFileName", get)
+        click(widget.save_button)
+        idle(session)
+        return asked[0]
+
+    return save
+
+
+def test_a_model_is_saved_with_the_ending_of_the_filter(save_as, session, tmp_path):
+    kind = next(name for name, ending in FORMATS.items() if ending == ".pth")
+    suggested, kinds = save_as(tmp_path / "mine.v2", kind)
+    assert suggested == "tiny.safetensors"
+    assert kinds.split(";;") == list(FORMATS)
+    assert session.message[0] == "done", session.message
+    assert (tmp_path / "mine.v2.pth").is_file()
+
+
+def test_an_ending_that_was_typed_counts(save_as, session, tmp_path):
+    save_as(tmp_path / "mine.pth", next(iter(FORMATS)))
+    assert (tmp_path / "mine.pth").is_file()
+    assert not (tmp_path / "mine.pth.safetensors").exists()
+
+
+def test_a_file_that_the_dialog_did_not_ask_about_is_not_replaced(save_as, session, tmp_path):
+    (tmp_path / "mine.safetensors").write_bytes(b"precious")
+    save_as(tmp_path / "mine", next(iter(FORMATS)))
+    assert session.message[0] == "error"
+    assert (tmp_path / "mine.safetensors").read_bytes() == b"precious"
+
+
+def test_saving_can_be_given_up(save_as, session):
+    save_as("", "")
+    assert "saved" not in session.message[1]
 
 
 def test_a_file_chosen_in_the_dialog_is_opened(dock, session, idle, click, other_file, monkeypatch):
@@ -149,11 +239,38 @@ def test_a_file_chosen_in_the_dialog_is_opened(dock, session, idle, click, other
     assert session.model.description.name == "other"
 
 
-def test_the_card_is_shown(dock, click):
+def test_what_a_model_says_about_itself_is_shown(dock, click):
     widget = dock(ModelWidget)
-    click(widget.card_button)
+    click(widget.about_button)
     (dialog,) = widget.findChildren(QDialog)
     assert "A tiny model" in dialog.findChild(QTextBrowser).toPlainText()
+    dialog.close()
+
+
+def test_what_a_model_says_about_itself_loads_and_runs_nothing(
+    dock, session, idle, make_tiny_model, tmp_path, click, monkeypatch
+):
+    opened = []
+    monkeypatch.setattr(
+        "napari_unet.widgets.about.QDesktopServices.openUrl", lambda link: opened.append(link)
+    )
+    picture = tmp_path / "picture.png"
+    QPixmap(20, 20).save(str(picture))
+    card = f"![a]({picture.as_uri()})\n\n<img src='{picture.as_uri()}'> [b](https://example.org)"
+    model = make_tiny_model()
+    save_model(model.described(card=card), tmp_path / "card.safetensors")
+    widget = dock(ModelWidget)
+    session.open_model(tmp_path / "card.safetensors")
+    idle(session)
+    click(widget.about_button)
+    (dialog,) = widget.findChildren(QDialog)
+    browser = dialog.findChild(QTextBrowser)
+    assert browser.loadResource(2, QUrl(picture.as_uri())) is None
+    assert "<img src=" in browser.toPlainText()  # as it stands there
+    browser.anchorClicked.emit(QUrl(picture.as_uri()))
+    assert opened == []
+    browser.anchorClicked.emit(QUrl("https://example.org"))
+    assert opened == [QUrl("https://example.org")]
     dialog.close()
 
 

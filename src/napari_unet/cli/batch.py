@@ -15,6 +15,7 @@ from napari_unet.cli.parsing import (
     add_segment_settings,
     chosen_settings,
     expanded,
+    opened_model,
 )
 from napari_unet.cli.telling import FAILED, OK, complain, with_bar
 from napari_unet.core.errors import ImageError, SettingsError
@@ -97,9 +98,8 @@ def _run_batch(chosen: argparse.Namespace) -> int:
         chosen.parser.error("a batch needs --model and --out (only --check does without)")
     options = _options(chosen)
     from napari_unet.core.batch import planning, running
-    from napari_unet.core.model import load_model
 
-    models = [load_model(name, chosen.device) for name in chosen.model]
+    models = [opened_model(chosen, name, chosen.device) for name in chosen.model]
     sources = expanded(chosen.sources)
     plan = with_bar(planning(sources, models, chosen.out, settings, options), "Checking")
     print(*_plan_lines(plan, chosen.check), sep="\n", flush=True)

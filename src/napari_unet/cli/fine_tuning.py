@@ -8,7 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_unet.cli.parsing import add_command, add_model, add_settings, chosen_settings
+from napari_unet.cli.parsing import (
+    add_command,
+    add_model,
+    add_settings,
+    chosen_settings,
+    opened_model,
+)
 from napari_unet.cli.telling import OK, with_bar
 from napari_unet.core.errors import CorrectionsError, ModelFileError
 from napari_unet.core.settings import FineTuneSettings
@@ -71,9 +77,9 @@ def _run_fine_tune(chosen: argparse.Namespace) -> int:
         chosen.parser.error("give --image and --corrections, or --project")
     out = _checked_out(chosen)
     from napari_unet.core.finetuning import fine_tuning
-    from napari_unet.core.model import load_model, save_model
+    from napari_unet.core.model import save_model
 
-    model = load_model(chosen.model, chosen.device)
+    model = opened_model(chosen, chosen.model, chosen.device)
     images = _training_images(chosen, len(model.description.class_names))
     n_blocks = sum(len(image.blocks) for image in images)
     print(f"Learning from {n_blocks} corrected blocks of {len(images)} images")

@@ -4,25 +4,40 @@ from __future__ import annotations
 
 import argparse
 import glob
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    NoReturn,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from napari_unet.cli.telling import USAGE
-from napari_unet.core.errors import SettingsError
+from napari_unet.core.errors import ChoiceNeeded, ModelFileError, SettingsError, TrustNeeded
 from napari_unet.core.settings import SegmentSettings
+
+if TYPE_CHECKING:
+    from napari_unet.core.model import Model
 
 __all__ = [
     "Parser",
     "add_command",
     "add_model",
     "add_models",
+    "add_opening",
     "add_segment_settings",
     "add_settings",
     "chosen_settings",
     "expanded",
+    "opened_model",
 ]
 
 T = TypeVar("T")
@@ -75,6 +90,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     """The options that say which network runs where."""
     parser.add_argument("--model", required=True, help="a built-in name ('nuclei') or a model file")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    add_opening(parser)
 
 
 def add_models(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
@@ -87,6 +103,41 @@ def add_models(parser: argparse.ArgumentParser, *, required: bool = False) -> No
         help="a built-in name ('nuclei') or a model file; given several times, they are averaged",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    add_opening(parser)
+
+
+def add_opening(parser: argparse.ArgumentParser) -> None:
+    """The options that answer what some model files ask."""
+    parser.add_argument("--choose", metavar="NAME", help="which model, of a file with several")
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="run the program that the model file carries, if it cannot be opened otherwise; only "
+        "if you trust the file: the program can do all that you can do on this computer",
+    )
+
+
+def opened_model(chosen: argparse.Namespace, name: str, device: str) -> Model:
+    """A model with the answers that were given; what is still asked names the option for it.
+
+    Raises
+    ------
+    ModelFileError
+        If it cannot be opened.
+    """
+    from napari_unet.core.model import load_model
+
+    try:
+        return load_model(name, device, choose=chosen.choose, trust=chosen.trust)
+    except ChoiceNeeded as error:
+        first = shlex.quote(error.options[0]) if error.options else "NAME"
+        raise ModelFileError(
+            f"{error} Add --choose and its name, such as --choose {first}"
+        ) from error
+    except TrustNeeded as error:
+        raise ModelFileError(
+            f"{error} To run {error.program}, add --trust (SHA-256 of the file: {error.sha256})."
+        ) from error
 
 
 def add_segment_settings(parser: argparse.ArgumentParser) -> None:

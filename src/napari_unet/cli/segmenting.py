@@ -16,6 +16,7 @@ from napari_unet.cli.parsing import (
     add_segment_settings,
     chosen_settings,
     expanded,
+    opened_model,
 )
 from napari_unet.cli.telling import FAILED, OK, complain, sentence, with_bar
 from napari_unet.core.errors import ImageError
@@ -75,9 +76,7 @@ def _run_segment(chosen: argparse.Namespace) -> int:
         chosen.parser.error("--out is needed (only --plan does without)")
     paths = expanded(chosen.images)
     outputs = {} if chosen.plan else _outputs(paths, chosen)
-    from napari_unet.core.model import load_model
-
-    models = [load_model(name, chosen.device) for name in chosen.model]
+    models = [opened_model(chosen, name, chosen.device) for name in chosen.model]
     for model in models:
         print(f"Model {model.title} on {model.device.label} ({model.device.reason})")
     n_failed = 0

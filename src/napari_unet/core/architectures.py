@@ -12,6 +12,9 @@ from napari_unet.core.networks import NETWORKS
 
 __all__ = ["Architecture", "architecture_of"]
 
+TITLES = {"unet": "U-Net with padded convolutions"}
+"""What our own networks are called for people."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
@@ -46,7 +49,7 @@ def architecture_of(name: str) -> Architecture:
 
     if name in NETWORKS:
         config, network = NETWORKS[name]
-        return Architecture(name=name, title=name, config=config, _network=network)
+        return Architecture(name=name, title=TITLES[name], config=config, _network=network)
     if name in families():
         family = families()[name]
         return Architecture(

@@ -15,7 +15,7 @@ from napari_unet.core.instances import classes_of
 from napari_unet.core.labelling import labelling
 from napari_unet.core.linking import Linker
 from napari_unet.core.model import Description
-from napari_unet.core.prediction import Region, nearest_planes, whole_planes
+from napari_unet.core.regions import Region, nearest_planes, whole_planes
 from napari_unet.core.settings import SegmentSettings
 from napari_unet.core.tiling import n_pixels
 

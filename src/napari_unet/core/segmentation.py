@@ -21,18 +21,12 @@ from napari_unet.core.image import Image, make_image
 from napari_unet.core.instances import class_probabilities, classes_of, objects_of
 from napari_unet.core.model import Description, Model, load_model
 from napari_unet.core.normalization import IntensityScale, scale_of, summary_of
-from napari_unet.core.prediction import (
-    ArrayRoom,
-    Member,
-    Region,
-    Room,
-    check_places,
-    member_for,
-    predict,
-    whole_planes,
-)
+from napari_unet.core.prediction import member_for, predict
 from napari_unet.core.progress import Work, finish
+from napari_unet.core.regions import Region, check_places, whole_planes
 from napari_unet.core.resampling import Resampling, resampling_for
+from napari_unet.core.rooms import ArrayRoom, Room
+from napari_unet.core.running import Member
 from napari_unet.core.settings import SegmentSettings
 from napari_unet.core.store import ResultStore
 
@@ -269,7 +263,7 @@ def _ensemble(models: Model | Sequence[Model]) -> tuple[Model, ...]:
     first = ensemble[0].description
     for model in ensemble[1:]:
         other = model.description
-        for name in ("dims", "output_class", "class_names", "separator", "pixel_size"):
+        for name in ("dims", "output_class", "class_names", "inside", "border", "pixel_size"):
             if getattr(other, name) != getattr(first, name):
                 raise SettingsError(
                     f"The models {first.name!r} and {other.name!r} cannot be averaged: their "

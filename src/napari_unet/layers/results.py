@@ -18,7 +18,7 @@ from napari_unet.layers.reading import placement
 from napari_unet.layers.regions import Area, Box, common_box, relative_box
 
 if TYPE_CHECKING:
-    from napari_unet.core.prediction import Region
+    from napari_unet.core.regions import Region
     from napari_unet.core.segmentation import SegmentProgress
 
 __all__ = ["TAG", "ResultLayer"]

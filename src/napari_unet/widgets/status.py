@@ -7,7 +7,7 @@ from typing import Any
 from weakref import WeakSet
 
 from qtpy.compat import isalive
-from qtpy.QtCore import QTimer
+from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_unet.session import Session
@@ -49,6 +49,7 @@ class Status(QWidget):
         _STATUSES.add(self)
         self._progress: tuple[int, int, str] = (0, 0, "")
         self.sentence = Words()
+        self.sentence.setTextFormat(Qt.TextFormat.PlainText)  # file names are in it
         self.bar = QProgressBar()
         self.bar.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.cancel_button = QPushButton("Cancel")

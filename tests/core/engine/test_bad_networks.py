@@ -14,8 +14,9 @@ from running import image_of, plan_for, request_for, unscaled
 from torch import Tensor, nn
 
 from napari_unet.core.errors import ImageError, UNetLiveError
-from napari_unet.core.prediction import ArrayRoom, member_for, predict
+from napari_unet.core.prediction import member_for, predict
 from napari_unet.core.progress import finish
+from napari_unet.core.rooms import ArrayRoom
 
 
 class Answering(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from napari_unet.core.checkpoints.building import Wishes
 from napari_unet.core.checkpoints.containers.archive import Archive
@@ -81,7 +82,15 @@ def _open_member(archive: Archive, wishes: Wishes, open_source: Opener) -> Model
             f"{archive.name} holds a model of napari-unet-live ('{shown(found[0])}'). Unpack it, "
             f"then open it."
         )
-    return open_source(source, replace(wishes, choose=None))
+    config = {**_config_in(archive, found[0]), **wishes.config}
+    return open_source(source, replace(wishes, choose=None, config=config))
+
+
+def _config_in(archive: Archive, member: str) -> dict[str, Any]:
+    """What a `config.json` in the same folder says."""
+    name = f"{member.rpartition('/')[0]}/config.json".removeprefix("/")
+    values = archive.json(name) if name in archive else None
+    return {"beside": {"config.json": values}} if isinstance(values, dict) else {}
 
 
 def _open_bioimageio(archive: Archive, wishes: Wishes, open_source: Opener) -> Model:

@@ -25,7 +25,7 @@ class Wishes:
     Attributes
     ----------
     choose, trust, changes : see `open_checkpoint`.
-    sha256 : of the file, hexadecimal.
+    sha256, member : of the file, hexadecimal; which of several models in it.
     config : plain values that lie beside it.
     """
 
@@ -33,6 +33,7 @@ class Wishes:
     trust: bool | str = False
     changes: Mapping[str, Any] | None = None
     sha256: str = ""
+    member: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -59,7 +60,14 @@ def built(evidence: Evidence, family: Family, wishes: Wishes) -> Model:
         ) from error
     changes = _usable(wishes.changes, understood)
     understood = _as_packaged(understood, evidence)
-    return rebuild(evidence, family.name, understood, sha256=wishes.sha256, changes=changes)
+    return rebuild(
+        evidence,
+        family.name,
+        understood,
+        sha256=wishes.sha256,
+        member=wishes.member,
+        changes=changes,
+    )
 
 
 def _usable(changes: Mapping[str, Any] | None, understood: Understanding) -> dict[str, Any]:
@@ -113,4 +121,6 @@ def from_graph(
     )
     changes = _usable(wishes.changes, understood)
     understood = _as_packaged(understood, evidence)
-    return rebuild(evidence, "layered", understood, sha256=wishes.sha256, changes=changes)
+    return rebuild(
+        evidence, "layered", understood, sha256=wishes.sha256, member=wishes.member, changes=changes
+    )

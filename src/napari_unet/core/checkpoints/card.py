@@ -20,7 +20,7 @@ from napari_unet.core.normalization import Normalization
 
 __all__ = ["Line", "Option", "card_of", "changed", "decoded"]
 
-State = Literal["file", "assumed", "chosen"]
+State = Literal["file", "assumed", "chosen", "unknown"]
 
 LABELS = {
     "padding": "Borders of the image",
@@ -76,7 +76,7 @@ class Line:
     Attributes
     ----------
     label, text : what it is about, and what is so, in plain words.
-    state : "file" if the file says so, "assumed", or "chosen" by the user.
+    state : "file" if the file says so, "assumed", "chosen" by the user, or "unknown".
     name : attribute that may be changed; "" if it may not.
     kind : how it is changed: by choosing an option, or by typing a text or a number.
     options : to choose from.
@@ -94,7 +94,7 @@ class Line:
 
 def card_of(model: Model) -> tuple[Line, ...]:
     """All lines about a model, the most important first."""
-    about, config = model.description, model.config
+    about = model.description
     n_weights = sum(value.numel() for value in model.network.parameters())
     lines = [
         Line(label="Network", text=f"{_title(model)}, {n_weights:,} weights"),
@@ -106,10 +106,9 @@ def card_of(model: Model) -> tuple[Line, ...]:
         _pixel_size(model),
         *_structure(model),
         *(_config_line(model, name) for name in _changeable(model)),
-        _line(model, "Licence", "licence", about.licence),
+        _licence(model),
         Line(label="From", text=_from(model)),
     ]
-    del config
     return tuple(lines)
 
 
@@ -137,9 +136,17 @@ def _from(model: Model) -> str:
     return f"{origin.file} ({origin.container})"
 
 
+def _licence(model: Model) -> Line:
+    words = model.description.licence
+    if words == "unknown":
+        return Line(label="Licence", text="not said: ask the author", state="unknown")
+    return _line(model, "Licence", "licence", words)
+
+
 def _channels(model: Model) -> str:
     n_channels, words = model.description.in_channels, model.description.channels
-    return words if words.startswith(str(n_channels)) else f"{n_channels}: {words}"
+    is_said = words.startswith((str(n_channels), "one channel"))
+    return words if is_said else f"{n_channels}: {words}"
 
 
 def _names(model: Model) -> Line:
@@ -192,8 +199,8 @@ def _pixel_size(model: Model) -> Line:
     size = model.description.pixel_size
     text = "not known: images are used as they are" if size is None else f"{size:g} µm"
     return Line(
-        label="Pixel size", text=text, state=_state(model, "pixel_size"), name="pixel_size",
-        kind="number", value=size,
+        label="Pixel size", text=text, name="pixel_size", kind="number", value=size,
+        state=_state(model, "pixel_size") if size is not None else "unknown",
     )  # fmt: skip
 
 

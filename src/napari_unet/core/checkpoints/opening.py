@@ -12,24 +12,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from napari_unet.core.checkpoints.answers import answers_for
+from napari_unet.core.checkpoints.answers import answers_for, answers_key
 from napari_unet.core.checkpoints.archives import SUFFIXES, open_archive
 from napari_unet.core.checkpoints.beside import config_beside
 from napari_unet.core.checkpoints.building import Wishes, built, is_known, unknown
 from napari_unet.core.checkpoints.containers import read_contents, sniff
 from napari_unet.core.checkpoints.containers.archive import Archive
 from napari_unet.core.checkpoints.containers.finding import find_evidence
-from napari_unet.core.checkpoints.containers.source import Source
+from napari_unet.core.checkpoints.containers.source import Source, shown
 from napari_unet.core.checkpoints.evidence import Evidence
 from napari_unet.core.checkpoints.family import recognised
 from napari_unet.core.checkpoints.native import is_native, read_native
 from napari_unet.core.checkpoints.programs import LISTS, PROGRAMS, from_program
-from napari_unet.core.checkpoints.refusals import refusal_for
+from napari_unet.core.checkpoints.refusals import refusal_by_config, refusal_for
 from napari_unet.core.device import choose_device
 from napari_unet.core.errors import ModelFileError
 from napari_unet.core.model import Model
 
 __all__ = ["SUFFIXES", "open_checkpoint", "place"]
+
+LONGEST = 3000
+"""Letters of a sentence; a table of convolutions may be in it."""
 
 
 def open_checkpoint(
@@ -59,6 +62,21 @@ def open_checkpoint(
     ModelFileError
         If it does not exist, or is not a model that can be opened.
     """
+    try:
+        wishes = Wishes(choose=choose, trust=trust, changes=changes)
+        return place(_opened(path, wishes), device)
+    except ModelFileError as error:  # with whatever names are in the file
+        error.args = (_readable(str(error)),)
+        raise
+
+
+def _readable(sentence: str) -> str:
+    """A sentence without control characters, and not endless."""
+    clean = "".join(sign if sign.isprintable() or sign == "\n" else "?" for sign in sentence)
+    return clean if len(clean) <= LONGEST else f"{clean[: LONGEST - 1]}…"
+
+
+def _opened(path: Path, wishes: Wishes) -> Model:
     kind = _kind_on_disk(path)
     if kind == "folder":
         archive = Archive.of_path(path)
@@ -66,33 +84,34 @@ def open_checkpoint(
     else:
         source = Source.of_path(path)
         if is_native(source):
-            return place(read_native(path), device)
+            return read_native(path)
+        sniff(source)  # what is no model is declined before all of it is read
         sha256 = source.sha256()
-    wishes = Wishes(
-        choose=choose, trust=trust, sha256=sha256,
-        config={} if kind == "folder" else config_beside(path),
-        changes=answers_for(sha256) if changes is None else changes,
+    said = answers_for(answers_key(sha256, wishes.choose or ""))
+    wishes = replace(
+        wishes, sha256=sha256, config={} if kind == "folder" else config_beside(path),
+        changes=said if wishes.changes is None else wishes.changes, member=wishes.choose or "",
     )  # fmt: skip
-    model = _open_folder(archive, wishes) if kind == "folder" else _open_source(source, wishes)
-    return place(model, device)
+    return _open_folder(archive, wishes) if kind == "folder" else _open_source(source, wishes)
 
 
 def _kind_on_disk(path: Path) -> str:
     """ "folder" or "file"; raises `ModelFileError` for anything else."""
+    name = shown(str(path), 300)
     try:
         if path.is_dir():
             return "folder"
         if path.exists() and not path.is_file():
-            raise ModelFileError(f"{path} is not a file but a device; a model cannot be in it.")
+            raise ModelFileError(f"{name} is not a file but a device; a model cannot be in it.")
         with path.open("rb"):
             return "file"
     except FileNotFoundError as error:
         raise ModelFileError(
-            f"There is no model file {path}. Check the path, or use the built-in 'nuclei'."
+            f"There is no model file {name}. Check the path, or use the built-in 'nuclei'."
         ) from error
     except (OSError, ValueError) as error:  # NOTE: a path that holds a NUL is a ValueError
         raise ModelFileError(
-            f"The model file {path} cannot be read ({getattr(error, 'strerror', None) or error}). "
+            f"The model file {name} cannot be read ({getattr(error, 'strerror', None) or error}). "
             f"Check the path, and that you may read the file."
         ) from error
 
@@ -113,11 +132,22 @@ def _open_source(source: Source, wishes: Wishes) -> Model:
     if kind == "zip":
         return _open_folder(Archive.of_source(source), wishes)
     if kind in LISTS:
+        _check_config(wishes)
         return LISTS[kind](source, wishes)
     contents = read_contents(source)
     evidence = find_evidence(contents, source.name, choose=wishes.choose, is_known=is_known)
     evidence = replace(evidence, config={**wishes.config, **evidence.config})
     return _from_evidence(evidence, source, kind, wishes)
+
+
+def _check_config(wishes: Wishes) -> None:
+    """Decline what the files beside it say that it is, such as a network of StarDist."""
+    beside = wishes.config.get("beside", {}).values()
+    said = {name: value for values in beside for name, value in values.items()}
+    said.update(wishes.config)
+    refusal = refusal_by_config(said)
+    if refusal is not None:
+        raise ModelFileError(refusal)
 
 
 def _open_evidence(evidence: Evidence, wishes: Wishes) -> Model:

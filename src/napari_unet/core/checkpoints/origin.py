@@ -15,7 +15,8 @@ class Origin:
     Attributes
     ----------
     file : its name.
-    sha256 : of the whole file, hexadecimal; "" for a folder.
+    sha256 : of the whole file, hexadecimal; of the names and sizes of its files for a folder.
+    member : which of several models in the file; "" if it holds one.
     container : the kind of file in plain words.
     prefix : what all names in the file begin with.
     names : for each name in the network its names in the file, where they differ.
@@ -24,6 +25,7 @@ class Origin:
 
     file: str
     sha256: str = ""
+    member: str = ""
     container: str = ""
     prefix: str = ""
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

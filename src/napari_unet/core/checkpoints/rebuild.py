@@ -30,6 +30,8 @@ from napari_unet.core.normalization import Normalization
 __all__ = ["fill", "rebuild", "shape_words"]
 
 N_SHOWN = 5
+ALWAYS_OPEN = ("activation", "class_names", "inverted", "normalization", "pixel_size")
+"""What the user may decide even where the file states it."""
 COUNTER = "num_batches_tracked"
 """A count of training steps, which old files lack; nothing depends on it."""
 
@@ -40,6 +42,7 @@ def rebuild(
     understood: Understanding,
     *,
     sha256: str = "",
+    member: str = "",
     changes: Mapping[str, Any] | None = None,
 ) -> Model:
     """Build the network, fill it, try it out, and describe it.
@@ -49,7 +52,7 @@ def rebuild(
     evidence : what was read.
     architecture : name of the kind of network, see `core.architectures`.
     understood : what it was understood to be.
-    sha256 : of the file, hexadecimal.
+    sha256, member : of the file, hexadecimal; which of several models in it.
     changes : attributes of the config or the `Description` that the user has decided.
 
     Raises
@@ -77,7 +80,7 @@ def rebuild(
         description=_description(evidence, understood, changes or {}, (*notes, *checked)),
         device=choose_device("cpu"),
         id=weights_id(network),
-        origin=replace(origin, sha256=sha256),
+        origin=replace(origin, sha256=sha256, member=member),
         extras=extras,
     )
 
@@ -152,6 +155,7 @@ def _assigned(
             tensors[name] = tensors[name].reshape(())
         if inner and evidence.tensors[inner[0]].shape != shape:
             shapes[name] = tuple(evidence.tensors[inner[0]].shape)
+    _complain_of_integers(evidence, tensors)
     _complain_of_missing(evidence, title, missing, len(expected.shapes))
     _complain_of_shapes(evidence, title, tensors, expected)
     origin = Origin(
@@ -173,6 +177,16 @@ def _names_in(
         if name in expected.shapes:
             found[name] = tuple(own for own in names if own in evidence.tensors) or names
     return found
+
+
+def _complain_of_integers(evidence: Evidence, tensors: Mapping[str, Tensor]) -> None:
+    for name, value in tensors.items():
+        if value.ndim > 1 and not value.is_floating_point():
+            kind = str(value.dtype).removeprefix("torch.")
+            raise ModelFileError(
+                f"{evidence.name} holds weights as whole numbers ({kind}, first: '{shown(name)}'): "
+                f"it was quantised, and cannot be used so. Ask for the float version."
+            )
 
 
 def _complain_of_missing(
@@ -281,6 +295,6 @@ def _description(
     return Description(
         **about,
         assumed=tuple(dict.fromkeys(understood.assumed)),
-        chosen=tuple(name for name in changes if name in understood.assumed),
+        chosen=tuple(name for name in changes if name in {*understood.assumed, *ALWAYS_OPEN}),
         notes=tuple(dict.fromkeys(notes)),
     )

@@ -6,12 +6,13 @@ Told by names and shapes of tensors, and by what lies beside them, when no famil
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from napari_unet.core.checkpoints.evidence import Evidence
 
-__all__ = ["refusal_for"]
+__all__ = ["refusal_by_config", "refusal_for"]
 
 SEGMENT = "(^|[./])"
 """Begin of a part of a name."""
@@ -206,6 +207,13 @@ _REFUSALS = (
     ),
 )
 """In the order in which they are tried: from what is surest to what is most general."""
+
+
+def refusal_by_config(config: Mapping[str, Any]) -> str | None:
+    """The same, by nothing but the values that lie beside a file."""
+    evidence = Evidence(name="", container="", tensors={}, config=config)
+    told = (refusal for refusal in _REFUSALS if refusal.config and not refusal.names)
+    return next((refusal.says for refusal in told if refusal.fits(evidence)), None)
 
 
 def refusal_for(evidence: Evidence) -> str | None:

@@ -246,7 +246,8 @@ def likely_grid(network: nn.Module, in_channels: int, fit: Fit) -> Shape:
             sizes = zip(fit.base, output.shape[2:], fit.stride, strict=True)
             shares.extend(n / max(1, m) / step for n, m, step in sizes)
 
-    hooks = [part.register_forward_hook(see) for part in network.modules()]
+    parts = [part for part in network.modules() if not isinstance(part, torch.jit.ScriptModule)]
+    hooks = [part.register_forward_hook(see) for part in parts]  # programs take none
     try:
         _output(network, image)
     finally:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import zarr
 
 from napari_unet.core.errors import ImageError, ProjectError
-from napari_unet.core.prediction import Region
+from napari_unet.core.regions import Region
 from napari_unet.core.store.boxes import Box, subtract
 from napari_unet.core.store.record import Record
 

@@ -75,12 +75,12 @@ class CaffeTranslation:
             return self.add(layer, "identity", inputs=self.inputs(layer, 1))
         translate = KINDS.get(kind)
         if translate is None:
-            raise self.refusal(layer, f"is of the kind {kind}, which is not known here")
+            raise self.refusal(layer, f"is of the kind {kind[:40]!r}, which is not known here")
         return translate(self, layer)
 
     def refusal(self, layer: Message, why: str) -> ModelFileError:
         """The error for a layer that cannot be used."""
-        return ModelFileError(f"Layer {layer.text('name')!r} of this Caffe network {why}.")
+        return ModelFileError(f"Layer {layer.text('name')[:80]!r} of this Caffe network {why}.")
 
     def inputs(self, layer: Message, n: int | None = None) -> list[str]:
         """The layers that give what a layer reads, or the first n of them."""
@@ -88,7 +88,7 @@ class CaffeTranslation:
         missing = [bottom for bottom in bottoms if bottom not in self._places]
         if missing or not bottoms:
             shown = missing[0] if missing else "nothing"
-            raise self.refusal(layer, f"reads {shown!r}, which no layer before it gives")
+            raise self.refusal(layer, f"reads {shown[:80]!r}, which no layer before it gives")
         return [self._places[bottom] for bottom in bottoms]
 
     def add(

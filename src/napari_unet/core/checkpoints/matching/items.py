@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from napari_unet.core.checkpoints.containers.source import shown
 from napari_unet.core.checkpoints.evidence import Evidence
 from napari_unet.core.errors import ModelFileError
 
@@ -112,7 +113,7 @@ def _entries(evidence: Evidence) -> list[Item | _Norm]:
         elif part == "weight" and tensor.ndim == 1 and evidence.has(f"{path}.bias"):
             found.append(_Norm(path=path, n_channels=shape[0]))
         elif part not in ("bias", *STATISTICS):
-            strange.append(f"{name}: {shape}")
+            strange.append(f"{shown(name)}: {shape}")
     if strange or not found:
         raise ModelFileError(
             f"{evidence.name} is a network of a kind that is not known, and it holds more than the "
@@ -170,6 +171,6 @@ def tokens(path: str) -> tuple[str, ...]:
 
 def table(convs: Sequence[Item], most: int = 40) -> str:
     """A line for each convolution: name and shape."""
-    lines = [f"  {conv.path}: {'x'.join(map(str, conv.shape))}" for conv in convs[:most]]
+    lines = [f"  {shown(conv.path)}: {'x'.join(map(str, conv.shape))}" for conv in convs[:most]]
     more = [f"  ... and {len(convs) - most} more"] if len(convs) > most else []
     return "\n".join(["Convolutions in the file:", *lines, *more])

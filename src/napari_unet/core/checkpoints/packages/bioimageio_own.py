@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from napari_unet.core.architectures import architecture_of
+from napari_unet.core.checkpoints.card import decoded
 from napari_unet.core.checkpoints.containers import read_contents
 from napari_unet.core.checkpoints.evidence import Evidence
 from napari_unet.core.checkpoints.family import Understanding
@@ -56,4 +57,5 @@ def own_model(
     named = package.config.get("assumed")
     assumed = tuple(str(one) for one in named) if isinstance(named, list) else ()
     understood = Understanding(config=config, about=package.about, assumed=assumed)
-    return rebuild(evidence, name, understood, sha256=sha256, changes=changes)
+    decided = decoded(changes or {}, config)
+    return rebuild(evidence, name, understood, sha256=sha256, changes=decided)
