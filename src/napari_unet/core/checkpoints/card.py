@@ -123,6 +123,9 @@ def _line(model: Model, label: str, name: str, text: str) -> Line:
 
 
 def _title(model: Model) -> str:
+    origin = model.origin
+    if model.architecture == "layered" and origin is not None and origin.container:
+        return f"layer by layer, as the file says ({origin.container})"
     try:
         return architecture_of(model.architecture).title
     except ModelFileError:
@@ -188,9 +191,10 @@ def _outputs(model: Model) -> list[Line]:
 def _intensities(model: Model) -> Line:
     present = model.description.normalization
     options = tuple(Option(value=key, text=text) for key, (_, text) in NORMALIZATIONS.items())
-    value = next((key for key, (one, _) in NORMALIZATIONS.items() if one == present), "")
+    words = normalization_words(present)
+    value = next((key for key, (_, text) in NORMALIZATIONS.items() if text == words), "")
     return Line(
-        label="Intensities", text=normalization_words(present),
+        label="Intensities", text=words,
         state=_state(model, "normalization"), name="normalization", options=options, value=value,
     )  # fmt: skip
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from napari_unet.core.normalization import CLIP, Normalization
 
 __all__ = ["IMAGENET", "NORMALIZATIONS", "normalization_words"]
@@ -14,12 +16,12 @@ IMAGENET = Normalization(
 NORMALIZATIONS: dict[str, tuple[Normalization, str]] = {
     "range": (
         Normalization(kind="range", clip=None),
-        "the range of the file type to 0 … 1 (8 bit: x / 255)",
+        "x / 255 (8 bit; else by the range of the file type)",
     ),
-    "imagenet": (IMAGENET, "as for ImageNet: x / 255, then its mean and standard deviation"),
+    "imagenet": (IMAGENET, "ImageNet: x / 255, then its mean and standard deviation"),
     "centred": (
         Normalization(kind="range", offset=(0.5,), scale=(0.5,), clip=None),
-        "the range of the file type to -1 … 1",
+        "-1 … 1 by the range of the file type",
     ),
     "minmax": (Normalization(kind="minmax", clip=None), "darkest to brightest pixel as 0 … 1"),
     "percentile": (
@@ -48,11 +50,22 @@ NORMALIZATIONS: dict[str, tuple[Normalization, str]] = {
 """Those to choose from, by a short name: what they are, and in words."""
 
 
+def _alike(values: tuple[float, ...], nothing: float) -> tuple[float, ...]:
+    """One value for all channels if it is the same for all; () if it does nothing."""
+    if len(set(values)) == 1:
+        return () if values[0] == nothing else values[:1]
+    return values
+
+
 def normalization_words(normalization: Normalization) -> str:
     """What becomes of intensities, in plain words."""
+    plain = replace(
+        normalization, offset=_alike(normalization.offset, 0), scale=_alike(normalization.scale, 1)
+    )
     for known, words in NORMALIZATIONS.values():
-        if known == normalization:
+        if known in (normalization, plain):
             return words
+    normalization = plain
     parts = {
         "percentile": f"{normalization.low:g}th to {normalization.high:g}th percentile as 0 … 1",
         "zscore": "mean 0, standard deviation 1",
@@ -69,9 +82,10 @@ def normalization_words(normalization: Normalization) -> str:
     if normalization.joint:
         words += ", all channels together"
     if normalization.offset or normalization.scale:
-        offset = ", ".join(f"{value:.4g}" for value in normalization.offset or (0.0,))
-        scale = ", ".join(f"{value:.4g}" for value in normalization.scale or (1.0,))
-        words += f"; then minus {offset}, divided by {scale}"
+        offset = ", ".join(f"{value:.4g}" for value in normalization.offset)
+        scale = ", ".join(f"{value:.4g}" for value in normalization.scale)
+        steps = [f"minus {offset}" if offset else "", f"divided by {scale}" if scale else ""]
+        words += f"; then {', '.join(step for step in steps if step)}"
     if normalization.clip is not None and normalization.clip != CLIP:
         words += f"; then cut off at {normalization.clip[0]:g} and {normalization.clip[1]:g}"
     return words

@@ -202,8 +202,15 @@ class _Reading:
             return "last" if is_last else "between"
         if letters:
             return "last" if letters[-1] in "gb" else "between"
+        means = [
+            value
+            for name, value in self.evidence.tensors.items()
+            if name.startswith("encoders.") and name.endswith("running_mean")
+        ]
+        if any(bool((value < 0).any()) for value in means):  # no mean after a ReLU is negative
+            return "between"
         self._assume("norm_at")
-        return "last" if block == "double" else "between"
+        return "last" if block == "double" and self.norm == "groupnorm" else "between"
 
     def nonlinearity(self, block: str) -> Literal["relu", "leaky_relu", "elu"]:
         """From the training configuration, or a stored layer, or the default."""
