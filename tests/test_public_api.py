@@ -23,7 +23,7 @@ nu.save_model(tuned, "mine.safetensors")
 """
 
 SIGNATURES = {
-    "load_model": "(source, device='auto')",
+    "load_model": "(source, device='auto', *, choose=None, trust=False)",
     "save_model": "(model, path, half=False)",
     "segment": "(image, model, settings=None, axes=None, *, pixel_size=None, store=None)",
     "plan_for": "(image, models, settings=None)",

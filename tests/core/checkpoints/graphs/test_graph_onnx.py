@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -200,13 +201,52 @@ def test_half_precision_and_loose_numbers() -> None:
         assert largest(graph, runtime(content), (9, 12)) <= tolerance
 
 
-def test_numbers_in_another_file_are_refused() -> None:
+def with_numbers_in(location: str, **places: int) -> Any:
+    """A model whose weights are in another file."""
     model = onnx.load_from_string(made([helper.make_node("Conv", ["x", "w"], ["y"])]))
     tensor = model.graph.initializer[0]
+    numbers = tensor.raw_data or np.asarray(tensor.float_data, "<f4").tobytes()
+    tensor.ClearField("raw_data")
+    tensor.ClearField("float_data")
     tensor.data_location = TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value="../../secret")
-    with pytest.raises(ModelFileError, match="another file beside this one, which is never opened"):
-        read_onnx(source(model.SerializeToString()))
+    for key, value in {"location": location, **places}.items():
+        tensor.external_data.add(key=key, value=str(value))
+    return model, numbers
+
+
+def test_numbers_in_a_file_beside_it(tmp_path: Path) -> None:
+    model, numbers = with_numbers_in("net.onnx.data", offset=8, length=4 * 4 * 3 * 9)
+    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+    (tmp_path / "net.onnx.data").write_bytes(bytes(8) + numbers)
+    graph = read_onnx(tmp_path / "net.onnx")
+    (weights,) = graph.tensors.values()
+    assert weights.numpy().tobytes() == numbers
+
+
+@pytest.mark.parametrize(
+    ("location", "places", "sentence"),
+    [
+        ("../../secret", {}, "another place on your disk"),
+        ("/etc/hostname", {}, "another place on your disk"),
+        ("inner\\secret", {}, "another place on your disk"),
+        ("", {}, "another place on your disk"),
+        ("missing", {}, "There is no model file"),
+        ("link", {}, "a link"),
+        ("short", {}, "should have"),
+        ("short", {"offset": 4, "length": 10**6}, "too short"),
+        ("short", {"offset": -1}, "makes no sense"),
+    ],
+)
+def test_numbers_elsewhere_are_refused(
+    location: str, places: dict[str, int], sentence: str, tmp_path: Path
+) -> None:
+    model, numbers = with_numbers_in(location, **places)
+    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+    (tmp_path / "real").write_bytes(numbers)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "short").write_bytes(numbers[:16])
+    with pytest.raises(ModelFileError, match=sentence):
+        read_onnx(tmp_path / "net.onnx")
 
 
 @pytest.mark.parametrize(

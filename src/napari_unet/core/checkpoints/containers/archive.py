@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -101,8 +101,12 @@ class Archive:
             If there is no such member, or it is damaged.
         """
         entry = self._entry(name)
+        folder = name.rpartition("/")[0]
         with named(self.name):
-            return entry.source()
+            found = entry.source()
+        if found.path is not None:
+            return found
+        return replace(found, neighbour=lambda own: self.source(f"{folder}/{own}".lstrip("/")))
 
     def is_intact(self, name: str, content: Any) -> bool:
         """Whether bytes read from a member have its checksum, if it has one."""

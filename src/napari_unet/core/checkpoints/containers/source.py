@@ -101,12 +101,36 @@ class Source:
     name : file name, for people.
     size : in bytes, when it was first looked at.
     path : the file on the disk, unless the bytes are a part of one or in memory.
+    neighbour : gives the file of another name in the same folder, or raises `ModelFileError`.
     """
 
     name: str
     size: int
     opener: Callable[[], BinaryIO] = field(repr=False, compare=False)
     path: Path | None = None
+    neighbour: Callable[[str], Source] | None = field(default=None, repr=False, compare=False)
+
+    def beside(self, name: str) -> Source:
+        """The file called `name` in the same folder: its own name alone, and no link.
+
+        Raises
+        ------
+        ModelFileError
+            If there is none, or if the name leads elsewhere.
+        """
+        is_bare = name not in ("", ".", "..") and not set(name) & set("/\\:\0")
+        if not is_bare:
+            raise ModelFileError(
+                f"It refers to another place on your disk ({shown(name)}). Refused."
+            )
+        if self.path is not None:
+            path = self.path.with_name(name)
+            if path.is_symlink():
+                raise ModelFileError(f"It refers to a link ({shown(name)}). Refused.")
+            return type(self).of_path(path)
+        if self.neighbour is None:
+            raise ModelFileError(f"A part of it is missing: the file {shown(name)}.")
+        return self.neighbour(name)
 
     def open(self) -> BinaryIO:
         """The bytes as a seekable file; close it after use."""

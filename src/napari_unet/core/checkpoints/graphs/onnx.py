@@ -14,6 +14,7 @@ from napari_unet.core.checkpoints.containers.source import named, shown, size_te
 from napari_unet.core.checkpoints.graphs import Graph
 from napari_unet.core.checkpoints.graphs.merging import Names, followed
 from napari_unet.core.checkpoints.graphs.onnx_file import (
+    Beside,
     Declared,
     Node,
     OnnxGraph,
@@ -48,7 +49,7 @@ def read_onnx(file: AnySource) -> Graph:
         if source.size > MAX_BYTES:
             raise ModelFileError(f"It is {size_text(source.size)} large, which no ONNX file is.")
         with source.open() as opened:
-            model = _model(opened.read())
+            model = _model(opened.read(), source.beside)
         image = _image(model.graph)
         names = Names()
         for name, tensor in model.graph.tensors.items():
@@ -61,9 +62,9 @@ def read_onnx(file: AnySource) -> Graph:
         return followed(program, _shapes(model.graph, image, last), names)
 
 
-def _model(content: bytes) -> OnnxModel:
+def _model(content: bytes, beside: Beside) -> OnnxModel:
     try:
-        return model_of(content)
+        return model_of(content, beside)
     except WireError as error:
         raise ModelFileError(str(error)) from error
 

@@ -6,7 +6,7 @@ The numbers of the fields are those of https://github.com/onnx/onnx/blob/main/on
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from napari_unet.core.checkpoints.containers.source import shown, size_text
+from napari_unet.core.checkpoints.containers.source import Source, shown, size_text
 from napari_unet.core.checkpoints.graphs.wire import (
     Fields,
     doubles,
@@ -28,7 +28,7 @@ from napari_unet.core.checkpoints.graphs.wire import (
 )
 from napari_unet.core.errors import ModelFileError
 
-__all__ = ["Declared", "Node", "OnnxGraph", "OnnxModel", "model_of"]
+__all__ = ["Beside", "Declared", "Node", "OnnxGraph", "OnnxModel", "model_of"]
 
 MOST_NODES = 20_000
 MAX_DIMS = 16
@@ -102,13 +102,22 @@ class OnnxModel:
     metadata: Mapping[str, str]
 
 
-def model_of(content: bytes) -> OnnxModel:
+Beside = Callable[[str], Source]
+"""Gives the file of a name in the folder of the model, or raises `ModelFileError`."""
+
+
+def model_of(content: bytes, beside: Beside) -> OnnxModel:
     """Read a file.
+
+    Parameters
+    ----------
+    content : its bytes.
+    beside : where the numbers are that it keeps in a file beside it.
 
     Raises
     ------
     ModelFileError
-        If it is damaged, keeps its numbers in other files, or has operations of its own.
+        If it is damaged, keeps its numbers elsewhere, or has operations of its own.
     """
     found = fields(content)
     graphs = messages(found, 7)
@@ -118,14 +127,14 @@ def model_of(content: bytes) -> OnnxModel:
     versions = [first(one, 2) for one in sets if text(one, 1) in ("", "ai.onnx")]
     pairs = [fields(one) for one in messages(found, 14)]
     return OnnxModel(
-        graph=_graph(graphs[0], 0),
+        graph=_graph(graphs[0], 0, beside),
         version=max(versions, default=1),
         producer=text(found, 2),
         metadata={text(one, 1): text(one, 2) for one in pairs},
     )
 
 
-def _graph(content: memoryview, depth: int) -> OnnxGraph:
+def _graph(content: memoryview, depth: int, beside: Beside) -> OnnxGraph:
     if depth > DEEPEST:
         raise ModelFileError("The network is nested more deeply than any network. Refused.")
     found = fields(content)
@@ -136,9 +145,9 @@ def _graph(content: memoryview, depth: int) -> OnnxGraph:
         )
     if messages(found, 15):
         raise ModelFileError("Its weights are stored as sparse tensors, which cannot be used here.")
-    tensors = [_named_tensor(one) for one in messages(found, 5)]
+    tensors = [_named_tensor(one, beside) for one in messages(found, 5)]
     return OnnxGraph(
-        nodes=tuple(_node(one, depth) for one in nodes),
+        nodes=tuple(_node(one, depth, beside) for one in nodes),
         tensors=dict(tensors),
         inputs=tuple(_declared(one) for one in messages(found, 11)),
         outputs=tuple(text(fields(one), 1) for one in messages(found, 12)),
@@ -160,9 +169,9 @@ def _texts(found: Fields, number: int) -> tuple[str, ...]:
     return tuple(bytes(one).decode("utf-8", "replace") for one in messages(found, number))
 
 
-def _node(content: memoryview, depth: int) -> Node:
+def _node(content: memoryview, depth: int, beside: Beside) -> Node:
     found = fields(content)
-    attributes = [_attribute(fields(one), depth) for one in messages(found, 5)]
+    attributes = [_attribute(fields(one), depth, beside) for one in messages(found, 5)]
     return Node(
         op=text(found, 4),
         domain="" if text(found, 7) == "ai.onnx" else text(found, 7),
@@ -173,7 +182,7 @@ def _node(content: memoryview, depth: int) -> Node:
     )
 
 
-def _attribute(found: Fields, depth: int) -> tuple[str, Any]:
+def _attribute(found: Fields, depth: int, beside: Beside) -> tuple[str, Any]:
     name, kind = text(found, 1), first(found, 20)
     if not kind:  # old files leave it out
         kind = next((code for code, number in _FIELDS.items() if number in found), 2)
@@ -182,9 +191,9 @@ def _attribute(found: Fields, depth: int) -> tuple[str, Any]:
     if kind == 3:
         return name, text(found, 4)
     if kind == 4 and messages(found, 5):
-        return name, _named_tensor(messages(found, 5)[-1])[1]
+        return name, _named_tensor(messages(found, 5)[-1], beside)[1]
     if kind == 5 and messages(found, 6):
-        return name, _graph(messages(found, 6)[-1], depth + 1)
+        return name, _graph(messages(found, 6)[-1], depth + 1, beside)
     if kind == 6:
         return name, tuple(np.frombuffer(floats(found, 7), "<f4").tolist())
     if kind == 7:
@@ -199,15 +208,9 @@ _FIELDS = {1: 2, 2: 3, 3: 4, 4: 5, 5: 6, 6: 7, 7: 8, 8: 9}
 """Kinds of attributes, and the field that holds the value of each."""
 
 
-def _named_tensor(content: memoryview) -> tuple[str, Tensor]:
+def _named_tensor(content: memoryview, beside: Beside) -> tuple[str, Tensor]:
     found = fields(content)
     name, shape, code = text(found, 8), integers(found, 1), first(found, 2)
-    if first(found, 14) or 13 in found:
-        raise ModelFileError(
-            f"The weights ({shown(name)} and perhaps others) are kept in another file beside this "
-            "one, which is never opened. Export the network again with everything in one file "
-            "(external_data=False)."
-        )
     if code not in _TYPES and code != _BFLOAT16:
         raise ModelFileError(
             f"The numbers of {shown(name)} are of a type that cannot be used here (code {code}); "
@@ -215,13 +218,37 @@ def _named_tensor(content: memoryview) -> tuple[str, Tensor]:
         )
     if len(shape) > MAX_DIMS or min(shape, default=0) < 0:
         raise ModelFileError(f"The shape of {shown(name)} makes no sense; the file is damaged.")
-    values = _numbers(found, code)
+    is_beside = first(found, 14) or 13 in found
+    values = _from_file(found, code, name, beside) if is_beside else _numbers(found, code)
     if math.prod(shape) != values.numel():
         raise ModelFileError(
             f"{shown(name)} should have {math.prod(shape)} numbers but has {values.numel()} "
             f"({size_text(values.nbytes)}); the file is damaged."
         )
     return name, values.reshape(shape)
+
+
+def _from_file(found: Fields, code: int, name: str, beside: Beside) -> Tensor:
+    """All numbers of a tensor that are in a file beside the model, and in no other place."""
+    entries = [fields(one) for one in messages(found, 13)]
+    told = {text(one, 1): text(one, 2) for one in entries}
+    source = beside(told.get("location", ""))
+    start, length = (_whole(told.get(key, "0"), name) for key in ("offset", "length"))
+    length = length or source.size - start
+    if start + length > source.size:
+        raise ModelFileError(
+            f"The numbers of {shown(name)} should be in {shown(source.name)}, which is too short. "
+            "Copy both files again."
+        )
+    with source.open() as file:
+        file.seek(start)
+        return _from_bytes(file.read(length), code)
+
+
+def _whole(value: str, name: str) -> int:
+    if not value.isdecimal() or len(value) > 15:
+        raise ModelFileError(f"The place of {shown(name)} makes no sense; the file is damaged.")
+    return int(value)
 
 
 def _numbers(found: Fields, code: int) -> Tensor:

@@ -16,6 +16,7 @@ from napari_unet.core.model import Model
 __all__ = ["plain_weights", "write_plain"]
 
 SUFFIXES = (".pt", ".pth")
+COUNTER = "num_batches_tracked"
 
 
 def write_plain(model: Model, path: Path) -> None:
@@ -49,8 +50,16 @@ def plain_weights(model: Model) -> OrderedDict[str, Tensor]:
         # NOTE: a copy, as `torch.save` writes all of the memory that a tensor is a view of
         tensor = value.detach().cpu().clone().contiguous()
         tensor = tensor.reshape(origin.shapes.get(name, tensor.shape))
-        for given in origin.names.get(name, (name,)):
+        for given in _names_of(name, origin):
             weights[origin.prefix + given] = tensor
     for name, value in model.extras.items():
         weights[origin.prefix + name] = value.detach().cpu().clone().contiguous()
     return weights
+
+
+def _names_of(name: str, origin: Origin) -> tuple[str, ...]:
+    """What a tensor is called in the file; a counter that files leave out, as what is beside it."""
+    if name in origin.names or not name.endswith(COUNTER):
+        return origin.names.get(name, (name,))
+    beside = origin.names.get(f"{name.removesuffix(COUNTER)}running_mean", ())
+    return tuple(f"{one.removesuffix('running_mean')}{COUNTER}" for one in beside) or (name,)
