@@ -1,7 +1,8 @@
 """One image in a project: its corrections, block by block, and what is known about it.
 
 A block's name says where it is: position of its plane along the leading axes ("plane" if there
-are none), then `y` and `x` in px.
+are none), then `y` and `x` in px. The slices around a painted one, which networks of volumes
+look at as well, are kept in the same way, but for the corrections that they do not have.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from napari_unet.core.corrections import BLOCK_SIZE, CorrectedBlock
 from napari_unet.core.image import Image
 from napari_unet.core.normalization import summary_of
+from napari_unet.core.volumes import DEPTH, Slices, slices_of
 from napari_unet.disk import (
     arrays_in,
     changed_at,
@@ -99,9 +101,7 @@ class ImageFolder:
 
     def save_block(self, block: CorrectedBlock) -> None:
         """Write one block; one without any corrections is taken off the disk."""
-        folder = self.path / "blocks"
-        index = "-".join(str(i) for i in block.index) or "plane"
-        path = folder / f"{index}_{block.origin[0]}_{block.origin[1]}.corrections.npz"
+        folder, path = self.path / "blocks", self._file_of(block, block.index)
         if not block.corrections.any():
             if path.exists():
                 with disk_errors("The project could not remove", path):
@@ -110,9 +110,46 @@ class ImageFolder:
             return
         window = _window_of(path)
         if not window.exists():  # goes first: corrections on the disk always have their image
-            origin = np.array(block.image_origin, np.int64)
-            write(window, npz(np.savez, image=block.image, origin=origin))
+            _write_window(window, block.image, block)
         write(path, npz(np.savez_compressed, corrections=block.corrections))
+
+    def save_slices(self, image: Image, block: CorrectedBlock, depth: int = DEPTH) -> None:
+        """Keep the slices around a painted one, of an image that has a z axis, if they are not."""
+        slices = slices_of(image)
+        if slices is None or not block.corrections.any():
+            return
+        first, last = max(0, block.index[-1] - depth), min(slices.n, block.index[-1] + depth + 1)
+        missing = {
+            z: path for z in range(first, last) if not (path := self._slice(block, z)).exists()
+        }
+        if missing:
+            planes = slices.read(block, range(min(missing), max(missing) + 1))
+            for z, path in missing.items():
+                _write_window(path, planes[z], block)
+
+    def slices(self) -> Slices | None:
+        """The slices that are kept around the painted ones; None if the image has no z axis."""
+        about = read_json(self.path / "image.json", self.damaged)
+        sizes = dict(zip(str(about.get("axes", "")), _list(about.get("shape")), strict=False))
+        return Slices(n=int(sizes["z"]), read=self._kept) if "z" in sizes else None
+
+    def _kept(self, block: CorrectedBlock, wanted: range) -> dict[int, npt.NDArray[np.generic]]:
+        """Those of the slices `wanted` around a block that are kept, `(c, y, x)`."""
+        kept = {}
+        for z in wanted:
+            found = read(self._slice(block, z), _window_in, self.damaged)
+            if found is not None and found[1] == block.image_origin:
+                kept[z] = found[0]
+        return kept
+
+    def _slice(self, block: CorrectedBlock, z: int) -> Path:
+        """The file of what slice `z` shows where a block is."""
+        return _window_of(self._file_of(block, (*block.index[:-1], z)))
+
+    def _file_of(self, block: CorrectedBlock, index: tuple[int, ...]) -> Path:
+        """The file of the corrections where a block is, in the plane `index`."""
+        plane = "-".join(str(i) for i in index) or "plane"
+        return self.path / "blocks" / f"{plane}_{block.origin[0]}_{block.origin[1]}.corrections.npz"
 
     def save_summary(self, image: Image) -> None:
         """Keep the quantiles of the image if that has not been done; this may take a while."""
@@ -207,6 +244,12 @@ class ImageFolder:
 def _window_of(path: Path) -> Path:
     """The file of the image around the corrections in `path`."""
     return path.with_name(path.name.replace(".corrections.", ".image."))
+
+
+def _write_window(path: Path, image: npt.NDArray[np.generic], block: CorrectedBlock) -> None:
+    """Keep what a plane shows in the window of a block, raw `(c, y, x)`."""
+    origin = np.array(block.image_origin, np.int64)
+    write(path, npz(np.savez, image=image, origin=origin))
 
 
 def _corrections_in(content: bytes) -> Corrections:

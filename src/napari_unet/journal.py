@@ -75,6 +75,7 @@ class Journal(QObject):
     ----------
     saved : emitted after blocks reached the disk, with the key of the image.
     failed : emitted with a sentence when they could not be written; they are tried again.
+    depth : how many slices before and behind a painted one are kept, for networks of volumes.
     """
 
     saved = Signal(str)
@@ -83,6 +84,7 @@ class Journal(QObject):
     def __init__(self, project: Project, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self.project = project
+        self.depth = 0
         self._watched: dict[str, _Watched] = {}
         self._job: Job | None = None
         self._in_flight: tuple[_Watched, Blocks] | None = None
@@ -159,6 +161,10 @@ class Journal(QObject):
                 watched.touched.update(block_origins(array))
         self.flush()
 
+    def images(self) -> dict[str, Image]:
+        """The images whose corrections are watched, by their keys."""
+        return {key: watched.image for key, watched in self._watched.items()}
+
     def counts(self, key: str) -> Counts:
         """Pixels and regions per painted value of an image, as last saved."""
         return self._watched[key].counts if key in self._watched else {}
@@ -216,8 +222,9 @@ class Journal(QObject):
         """Write copied blocks, then count what is painted now."""
         blocks = (block_at(watched.image, painted, *origin) for origin, painted in changes.items())
         yield from self.project.save_blocks(
-            watched.image, blocks, class_names=watched.class_names, key=watched.key
-        )
+            watched.image, blocks, class_names=watched.class_names, key=watched.key,
+            depth=self.depth,
+        )  # fmt: skip
         watched.saved.update(changes)
         watched.counts = count_corrections(watched.saved)
 

@@ -9,7 +9,8 @@
             image.json                name, source, shape, dtype, axes, class names
             summary.npz               quantiles of the raw intensities, (c, n)
             blocks/0-3_256_512.corrections.npz   painted pixels of one block (y, x) of a plane
-            blocks/0-3_256_512.image.npz         the raw image around it, written once
+            blocks/0-3_256_512.image.npz         the raw image around it, written once; of
+                                                 neighbouring slices too, for 3D models
             damaged/                  files that could not be read, moved aside
         models/round-0001.safetensors ...
         removed/                      images that were taken out, never deleted
@@ -37,6 +38,7 @@ from napari_unet.core.corrections import CorrectedBlock
 from napari_unet.core.errors import ModelFileError, ProjectError
 from napari_unet.core.image import Image
 from napari_unet.core.progress import Progress, Work
+from napari_unet.core.volumes import DEPTH
 from napari_unet.disk import (
     disk_errors,
     paths_in,
@@ -149,6 +151,7 @@ class Project:
         class_names: Iterable[str] = (),
         source: str | Path = "",
         key: str | None = None,
+        depth: int = 0,
     ) -> Work[Progress, int]:
         """Write blocks of corrections; a block without any is taken off the disk.
 
@@ -161,6 +164,7 @@ class Project:
         class_names : of the model it was painted for, background first.
         source : the file of the image, if it is known.
         key : its fingerprint, if that is known already.
+        depth : how many slices before and behind a painted one to keep, for networks of volumes.
 
         Returns
         -------
@@ -173,12 +177,16 @@ class Project:
             If the folder cannot be written to; blocks yielded before stay.
         """
         folder = self._image_folder(image.fingerprint() if key is None else key)
-        total, done = operator.length_hint(blocks), 0
+        total, done, saved = operator.length_hint(blocks), 0, []
         folder.save_about(image, tuple(class_names), str(source))
         for done, block in enumerate(blocks, start=1):
             folder.save_block(block)
+            saved += [block] if depth else []
             yield Progress(done=done, total=max(done, total), message="Saving corrections")
         folder.save_summary(image)  # strokes come first
+        for block in saved:
+            folder.save_slices(image, block, depth)
+            yield Progress(done=done, total=done, message="Keeping the slices around")
         return done
 
     # ---- reading corrections
@@ -203,14 +211,34 @@ class Project:
         loaded = {key: self.load_corrections(key) for key in sorted(keys)}
         return {key: blocks for key, blocks in loaded.items() if blocks}
 
+    def keep_slices(self, image: Image, key: str, depth: int = DEPTH) -> Work[Progress, None]:
+        """Keep what lies around painted slices of an open image, unless that was done before.
+
+        Networks of volumes need it. `save_blocks` does it too, if it is told a depth.
+
+        Raises
+        ------
+        ProjectError
+            If the folder cannot be written to.
+        """
+        folder = self._image_folder(key)
+        blocks = folder.load() if "z" in image.axes else []
+        for done, block in enumerate(blocks, start=1):
+            folder.save_slices(image, block, depth)
+            yield Progress(done=done, total=len(blocks), message="Keeping the slices around")
+
     def training_images(self) -> list[TrainingImage]:
         """The corrections of all images, as `fine_tuning` takes them."""
         from napari_unet.core.finetuning import TrainingImage
 
-        return [
-            TrainingImage(key=key, summary=self._image_folder(key).summary(blocks), blocks=blocks)
-            for key, blocks in self.all_blocks().items()
-        ]
+        found = []
+        for key, blocks in self.all_blocks().items():
+            folder = self._image_folder(key)
+            summary = folder.summary(blocks)
+            found.append(
+                TrainingImage(key=key, summary=summary, blocks=blocks, slices=folder.slices())
+            )
+        return found
 
     def forget(self, key: str) -> Path:
         """Take an image out of the project: its folder moves to `removed`; returns where to."""

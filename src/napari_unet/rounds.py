@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from napari_unet.core.settings import FineTuneSettings
 from napari_unet.project import Project
 
 if TYPE_CHECKING:
+    from napari_unet.core.image import Image
     from napari_unet.core.model import Model, Round
 
 __all__ = [
@@ -48,12 +49,25 @@ class Kept:
 
 
 def training(
-    model: Model, project: Project, settings: FineTuneSettings
+    model: Model,
+    project: Project,
+    settings: FineTuneSettings,
+    opened: Mapping[str, Image] | None = None,
 ) -> Generator[Any, None, Trial]:
-    """Train a copy of a model on all corrections of a project, and keep it there."""
+    """Train a copy of a model on all corrections of a project, and keep it there.
+
+    Parameters
+    ----------
+    model, project, settings : what to train, on what, and how.
+    opened : the images that are open, by key: a network of volumes needs the slices around what
+        was painted.
+    """
     yield Progress(done=0, total=0, message="Gathering the corrections")
     from napari_unet.core.finetuning import fine_tuning
 
+    if model.description.dims == 3:
+        for key, image in (opened or {}).items():
+            yield from project.keep_slices(image, key)
     after = yield from fine_tuning(model, project.training_images(), settings)
     return Trial(before=model, after=after, path=project.save_round(after))
 

@@ -19,6 +19,7 @@ from qtpy.QtCore import QEvent, QObject, Signal
 
 from napari_unet.core.errors import ProjectError, UNetLiveError
 from napari_unet.core.settings import FineTuneSettings
+from napari_unet.core.volumes import DEPTH
 from napari_unet.jobs import Job
 from napari_unet.journal import Journal
 from napari_unet.opening import (
@@ -267,6 +268,7 @@ class Session(QObject):
     def _set_model(self, model: Model, shown: Explained | None = None) -> None:
         self.model = model
         self.explained = explained(model) if shown is None else shown
+        self.journal.depth = DEPTH if model.description.dims == 3 else 0
         self.model_changed.emit()
 
     # ---- corrections
@@ -310,7 +312,7 @@ class Session(QObject):
             self.say("error", "There is no model yet. Open one in the Model step.")
             return False
         self.journal.flush()
-        make_work = partial(training, model, project, settings)
+        make_work = partial(training, model, project, settings, self.journal.images())
         started = self.start("Training", make_work, self._on_trained, self._on_training_progressed)
         if started:
             self.training_curve = []

@@ -160,6 +160,20 @@ def test_volumes_are_varied_in_the_plane_only():
     assert (grid[..., 1:] - positions((7, 20, 20))[..., 1:]).std() > 1
 
 
+@pytest.mark.parametrize(
+    ("shape", "own"), [((8, 80, 80), 0.1), ((40, 80, 80), 0.5), ((9, 9, 9), 1)]
+)
+def test_slices_close_together_are_deformed_nearly_alike(shape, own):
+    """From the first slice to the last one as much as over the same distance in the plane."""
+    settings = with_settings(elastic_sigma=10, elastic_points=2)
+    generator = seeded()
+    drawn = [sampling_grid(shape, (0, 0, 0), settings, generator)[:, 0, 0] for _ in range(300)]
+    moved = torch.stack(drawn)[..., 1:]  # (draw, z, axis), of a control point of the plane
+    assert moved[:, 0].std().item() == pytest.approx(10, rel=0.1)
+    change = (moved[:, -1] - moved[:, 0]).std().item()
+    assert change == pytest.approx(own * 10 * 2**0.5, rel=0.15)
+
+
 @pytest.mark.parametrize("shape", [(12, 13), (4, 12, 13)])
 def test_only_the_generator_decides(shape):
     def draw(seed):
@@ -258,6 +272,15 @@ def test_a_single_slice_and_a_single_pixel_can_be_read():
     assert torch.equal(found, targets)
     grid = sampling_grid((1, 1), (0.0, 0.0), NOTHING, seeded())
     assert sample(torch.full((1, 1, 1), 7.0), None, grid)[0].item() == 7.0
+
+
+def test_nothing_is_known_before_and_behind_a_single_slice():
+    volume, targets = torch.rand(1, 1, 6, 6), torch.ones(1, 1, 6, 6, dtype=torch.uint8)
+    grid = sampling_grid((5, 6, 6), (1.0, 2.5, 2.5), NOTHING, seeded())
+    read, found = sample(volume, targets, grid)
+    torch.testing.assert_close(read, volume.expand(1, 5, 6, 6), atol=1e-5, rtol=0)
+    assert (found[0, 1] == 1).all()
+    assert (found[0, [0, 2, 3, 4]] == IGNORE).all()
 
 
 # Intensities

@@ -165,6 +165,17 @@ def test_a_target_by_hand():
     np.testing.assert_array_equal(target_of(block), expected)
 
 
+def test_a_target_of_a_volume():
+    painted = np.array([[[0, 1]], [[3, 0]]], np.uint8)
+    block = CorrectedBlock(
+        index=(4,), origin=(7, 3, 2), corrections=painted, image=np.zeros((2, 4, 2, 5)),
+        image_origin=(6, 2, 1),
+    )  # fmt: skip
+    expected = np.full((4, 2, 5), IGNORE)
+    expected[1, 1, 2], expected[2, 1, 1] = 0, 2
+    np.testing.assert_array_equal(target_of(block), expected)
+
+
 # --- counts ------------------------------------------------------------------------------------
 
 
@@ -341,6 +352,25 @@ def test_blocks_of_any_size_and_none_at_all():
     assert [mask.shape for mask in masks] == [(1, 1), (256, 3), (33, 65)]
     (empty,) = hold_out([("a", block_of(np.zeros((9, 9), np.uint8)))])
     assert not empty.any()
+
+
+def test_cells_of_volumes_are_held_out_with_their_neighbouring_slices():
+    """Wherever the volume begins, the cells are those of the stack."""
+    whole = np.ones((40, 128, 128), np.uint8)
+
+    def held(z, y, x):
+        block = CorrectedBlock(
+            index=(), origin=(z, y, x), corrections=whole[z:, y:, x:],
+            image=np.zeros((1, 1, 1, 1)), image_origin=(z, y, x),
+        )  # fmt: skip
+        (mask,) = hold_out([("a", block)], 0.3)
+        return mask
+
+    mask = held(0, 0, 0)
+    assert 0.15 < mask.mean() < 0.45
+    cells = mask.reshape(5, 8, 4, 32, 4, 32)
+    assert (cells.all(axis=(1, 3, 5)) == cells.any(axis=(1, 3, 5))).all()
+    np.testing.assert_array_equal(held(5, 40, 70), mask[5:, 40:, 70:])
 
 
 # --- masks taken over --------------------------------------------------------------------------

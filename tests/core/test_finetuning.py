@@ -16,6 +16,7 @@ from napari_unet.core import finetuning
 from napari_unet.core.annotator import draw_strokes, next_strokes
 from napari_unet.core.corrections import hold_out
 from napari_unet.core.device import choose_device
+from napari_unet.core.engine.facts import general_facts
 from napari_unet.core.errors import CorrectionsError, ModelFileError, TrainingError
 from napari_unet.core.finetuning import fine_tune, fine_tuning, training_image
 from napari_unet.core.image import make_image
@@ -348,9 +349,10 @@ def test_memory_keeps_the_old_answers(field, fluorescence_model):
             steps=30, patch_size=64, batch_size=2, learning_rate=4e-3, memory=memory
         )
         tuned = fine_tune(fluorescence_model, [(image, corrections)], settings)
+        fit = general_facts(fluorescence_model.network, 1, 2).fit
         old, new = (
             torch.stack([
-                whole_picture_classes(which.network, picture, which.config.stride, (0, 1))
+                whole_picture_classes(which.network, picture, fit, which.description)
                 for picture in small_rehearsal_images(fluorescence_model)
             ])
             for which in (fluorescence_model, tuned)
@@ -610,13 +612,6 @@ def test_corrections_of_another_image(model):
         fine_tune(model, [(image, corrections[:-1])], QUICK)
     with pytest.raises(CorrectionsError, match="whole numbers"):
         fine_tune(model, [(image, corrections / 2)], QUICK)
-
-
-def test_a_model_of_volumes_says_that_it_cannot_yet():
-    model = random_model(UNetConfig(dims=3, widths=(2, 4)))
-    corrections = np.ones((4, 16, 16), np.uint8)
-    with pytest.raises(TrainingError, match="cannot be fine-tuned yet"):
-        fine_tune(model, [(np.zeros((4, 16, 16)), corrections)], QUICK)
 
 
 def test_a_model_by_its_path(model, tmp_path):

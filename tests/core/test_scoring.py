@@ -9,6 +9,10 @@ from torch import nn
 
 from napari_unet.core import scoring
 from napari_unet.core.corrections import CorrectedBlock
+from napari_unet.core.device import choose_device
+from napari_unet.core.engine.fitting import Fit
+from napari_unet.core.model import Description, Model
+from napari_unet.core.networks import UNet, UNetConfig
 from napari_unet.core.scoring import Scorer, whole_picture_classes
 
 
@@ -114,6 +118,54 @@ def test_many_blocks_are_thinned_evenly(tiny_model, monkeypatch):
     assert scores["accuracy"] == 0.5, "the later images must count as much as the first ones"
 
 
+# --- volumes ------------------------------------------------------------------------------------
+
+
+class BrightVoxels(Brightness):
+    """The same for volumes."""
+
+    def forward(self, image):
+        """`(b, 1, z, y, x)` to logits `(b, 2, z, y, x)`."""
+        self.shapes.append(tuple(image.shape[2:]))
+        return torch.cat([torch.zeros_like(image), image - self.threshold], dim=1)
+
+
+def volume_scorer(picture, corrections, held):
+    config = UNetConfig(dims=3, widths=(2,))
+    model = Model(
+        network=UNet(config).eval(), architecture="unet", config=config,
+        description=Description(name="m", dims=3), device=choose_device("cpu"), id="0",
+    )  # fmt: skip
+    block = CorrectedBlock(
+        index=(), origin=(5, 0, 0), corrections=corrections, image=picture[None],
+        image_origin=(5, 0, 0),
+    )  # fmt: skip
+    return Scorer(model, [block], [torch.from_numpy(picture)[None]], [held], [])
+
+
+def test_volumes_are_scored_where_they_are_held_out():
+    picture = np.zeros((6, 20, 20), np.float32)
+    picture[2, 4, 4:8] = 1
+    corrections = np.zeros(picture.shape, np.uint8)
+    corrections[2, 4, 4:6], corrections[2, 4, 6:8], corrections[3, 4, 4:6] = 2, 1, 1
+    corrections[0] = 2  # wrong, but not held out
+    network = BrightVoxels()
+    scores = volume_scorer(picture, corrections, np.arange(6)[:, None, None] > 1).score(network)
+    assert scores == {"iou": 0.5, "accuracy": round(4 / 6, 4)}
+    assert network.shapes == [(6, 5, 8)]  # 2 px around, from (0, 2, 2); below there is no image
+
+
+def test_large_volumes_are_scored_in_a_few_small_pieces():
+    picture = np.zeros((40, 200, 200), np.float32)
+    corrections = np.ones(picture.shape, np.uint8)
+    corrections[37, 190, 190] = 2  # rare, and yet it counts
+    network = BrightVoxels()
+    scores = volume_scorer(picture, corrections, corrections > 0).score(network)
+    assert scores["iou"] == pytest.approx(0.5, abs=1e-3)
+    assert len(network.shapes) == scoring.MAX_BLOCKS
+    assert max(max(shape) for shape in network.shapes) <= 64 + 2 * 2
+
+
 # --- memory ------------------------------------------------------------------------------------
 
 
@@ -140,10 +192,16 @@ def test_a_few_pictures_are_enough(tiny_model, n):
 # --- whole pictures ----------------------------------------------------------------------------
 
 
+def fit_of_stride(stride):
+    return Fit(base=(stride, stride), stride=(stride, stride), margin=(0, 0))
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (7, 9), (8, 16), (33, 4)])
 def test_a_picture_of_any_size_fits_the_network(shape):
     picture = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))
-    found = whole_picture_classes(Brightness(stride=8), picture, 8, (0, 1))
+    found = whole_picture_classes(
+        Brightness(stride=8), picture, fit_of_stride(8), Description(name="m")
+    )
     np.testing.assert_array_equal(found.numpy(), (picture[0] > 0.5).long().numpy())
 
 
@@ -157,7 +215,11 @@ class Fixed(nn.Module):
 
 @pytest.mark.parametrize(("output_class", "likeliest"), [((0, 1, 1), 1), ((0, 1, 2), 0)])
 def test_the_likeliest_class_sums_its_outputs(output_class, likeliest):
-    found = whole_picture_classes(Fixed(), torch.zeros(1, 3, 5), 1, output_class)
+    about = Description(
+        name="m", outputs=("a", "b", "c"), output_class=output_class,
+        class_names=("background", "b", "c")[: max(output_class) + 1],
+    )  # fmt: skip
+    found = whole_picture_classes(Fixed(), torch.zeros(1, 3, 5), fit_of_stride(1), about)
     assert torch.equal(found, torch.full((3, 5), likeliest))
 
 

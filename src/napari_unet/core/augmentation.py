@@ -3,8 +3,9 @@
 An elastic deformation is a grid of random displacements, interpolated smoothly to every
 pixel. Rotation, scale, flips and the elastic part make one sampling grid, so that an image is
 interpolated once and its target is read at the same places, by nearest neighbour. Whatever
-comes from outside the image is `IGNORE` in the target. 2D and 3D; in 3D, rotation is in the
-plane `(y, x)`, since z is sampled differently in nearly every microscope.
+comes from outside the image is `IGNORE` in the target. 2D and 3D; in 3D, everything but a flip
+is in the plane `(y, x)`, since z is sampled differently in nearly every microscope, and slices
+that lie close together are deformed nearly alike.
 """
 
 from __future__ import annotations
@@ -88,6 +89,22 @@ def _affine(n_dims: int, settings: AugmentationSettings, generator: Generator) -
     return matrix
 
 
+def _through_slices(
+    drawn: Tensor, shape: tuple[int, ...], settings: AugmentationSettings, generator: Generator
+) -> Tensor:
+    """Displacements `(axis, pz, py, px)` that change through a flat volume as they do in the plane.
+
+    Control points lie as much closer together along z as the volume is flatter than wide; if each
+    were displaced by itself, the slices would be sheared. So most of the displacement is common
+    to all slices, and the spread stays what it is.
+    """
+    own = min(1.0, shape[0] * 2 / sum(shape[1:]))
+    common = torch.randn(3, 1, *drawn.shape[2:], generator=generator) * settings.elastic_sigma
+    mixed = own * drawn + math.sqrt(1 - own**2) * common
+    mixed[0] = 0  # NOTE: thin stacks leave no room to move along z
+    return mixed
+
+
 def sampling_grid(
     shape: tuple[int, ...],
     center: tuple[float, ...],
@@ -114,7 +131,7 @@ def sampling_grid(
         points = [settings.elastic_points] * n_dims
         drawn = torch.randn(n_dims, *points, generator=generator) * settings.elastic_sigma
         if n_dims == 3:
-            drawn[0] = 0  # NOTE: thin stacks leave no room to move along z.
+            drawn = _through_slices(drawn, shape, settings, generator)
         grid = grid + elastic_field(drawn, shape)
     grid = torch.tensordot(_affine(n_dims, settings, generator), grid, dims=1)
     return torch.movedim(grid, 0, -1) + torch.tensor(center, dtype=torch.float32)
@@ -149,7 +166,11 @@ def sample(
     nearest = F.grid_sample(
         shifted, scaled, mode="nearest", padding_mode="zeros", align_corners=True
     )[0]
-    return read, (nearest + ignore).round().to(torch.uint8)
+    found = (nearest + ignore).round().to(torch.uint8)
+    if grid.shape[-1] == 3:  # NOTE: on a single slice, what is outside cannot be told from inside
+        outside = ((grid - grid.clamp(min=0).minimum(sizes - 1)).abs() > 0.5).any(dim=-1)
+        found[:, outside.to(found.device)] = ignore
+    return read, found
 
 
 def augment_intensity(

@@ -2,7 +2,8 @@
 
 A correction is painted on one plane of an image: 0 is untouched and never counts as truth,
 1 is background, 2 and up are the model's classes. Corrections are kept and trained on in square
-blocks, each with the raw image around it, so that they outlive the image being open.
+blocks, each with the raw image around it, so that they outlive the image being open. A network
+of volumes learns from blocks of `(z, y, x)`, which `volumes.py` puts together from them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TypeAlias
 
 import numpy as np
@@ -43,7 +45,8 @@ IGNORE = 255
 
 BLOCK_SIZE = 256
 MARGIN = 64
-CELL_SIZE = 32
+CELL_SHAPE = (8, 32, 32)
+"""Of what is held out together, `([z,] y, x)` in px: neighbouring slices show the same objects."""
 
 Corrections = npt.NDArray[np.uint8]
 
@@ -53,28 +56,33 @@ Origin: TypeAlias = tuple[tuple[int, ...], int, int]
 Box: TypeAlias = tuple[tuple[int, ...], tuple[int, int], tuple[int, int]]
 """Where something was painted: position of the plane, rows from-to, columns from-to."""
 
-_Place: TypeAlias = tuple[str, tuple[int, ...], int, int]
-"""Where a cell is: key of the image, position of the plane, `y, x` in px."""
+_Place: TypeAlias = tuple[object, ...]
+"""Where a cell is: key of the image, position of the plane or volume, `[z,] y, x` in px."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CorrectedBlock:
     """A block of painted corrections and the image around it.
 
+    Blocks as they are kept are planes; those of volumes are made for training alone, and may be of
+    any size.
+
     Attributes
     ----------
-    index : position along all label axes before `(y, x)`; blocks are always 2D.
-    origin : `(y, x)` of `corrections` in its plane, multiples of `BLOCK_SIZE`, in px.
-    corrections : `(y, x)` uint8, at most `BLOCK_SIZE` a side; cut at the image border.
-    image : raw `(c, y, x)`, the block with `MARGIN` px on each side; cut at the image border.
-    image_origin : `(y, x)` of `image` in its plane, in px.
+    index : position along all label axes before `([z,] y, x)`.
+    origin : `([z,] y, x)` of `corrections`, in px; multiples of `BLOCK_SIZE` in a plane.
+    corrections : `([z,] y, x)` uint8; of a plane at most `BLOCK_SIZE` a side; cut at the image
+        border.
+    image : raw `(c, [z,] y, x)`; of a plane the block with `MARGIN` px on each side; cut at the
+        image border.
+    image_origin : `([z,] y, x)` of `image`, in px.
     """
 
     index: tuple[int, ...]
-    origin: tuple[int, int]
+    origin: tuple[int, ...]
     corrections: Corrections
     image: npt.NDArray[np.generic]
-    image_origin: tuple[int, int]
+    image_origin: tuple[int, ...]
 
 
 def check_corrections(image: Image, corrections: npt.NDArray[np.generic], n_classes: int) -> None:
@@ -165,19 +173,20 @@ def count_corrections(
 
 
 def target_of(block: CorrectedBlock) -> Corrections:
-    """Class of each pixel of `block.image`, `(y, x)` uint8; `IGNORE` where nobody painted."""
+    """Class of each pixel of `block.image`, `([z,] y, x)` uint8; `IGNORE` where nobody painted."""
     target = np.full(block.image.shape[1:], IGNORE, np.uint8)
-    top, left = (o - i for o, i in zip(block.origin, block.image_origin, strict=True))
-    height, width = block.corrections.shape
     painted = block.corrections
-    target[top : top + height, left : left + width] = np.where(painted > 0, painted - 1, IGNORE)
+    sides = zip(block.origin, block.image_origin, painted.shape, strict=True)
+    target[tuple(slice(at - start, at - start + n) for at, start, n in sides)] = np.where(
+        painted > 0, painted - 1, IGNORE
+    )
     return target
 
 
 def hold_out(
     blocks: Sequence[tuple[str, CorrectedBlock]], share: float = 0.2, n_needed: int = 5
 ) -> list[npt.NDArray[np.bool_]]:
-    """Choose cells of 32 px that are scored on and never trained on.
+    """Choose cells of 32 px (and 8 slices) that are scored on and never trained on.
 
     The choice follows from where a cell is, not from chance: a cell that is held out for its
     place is so in each block that shows it, and stays so in later rounds, whatever is painted
@@ -193,7 +202,7 @@ def hold_out(
 
     Returns
     -------
-    list of bool arrays `(y, x)`
+    list of bool arrays `([z,] y, x)`
         For each block, which pixels of its corrections are held out.
     """
     masks = [np.zeros(block.corrections.shape, bool) for _, block in blocks]
@@ -226,15 +235,21 @@ def _chosen(places: Mapping[_Place, set[int]], share: float, n_needed: int) -> s
     return chosen
 
 
-def _cells(key: str, block: CorrectedBlock) -> Iterator[tuple[_Place, tuple[slice, slice]]]:
+def _cells(key: str, block: CorrectedBlock) -> Iterator[tuple[_Place, tuple[slice, ...]]]:
     """The place of each cell of a block, and where in the block it is."""
-    height, width = block.corrections.shape
-    top, left = (int(n) for n in block.origin)
     index = tuple(int(n) for n in block.index)
-    for y in range(0, height, CELL_SIZE):
-        for x in range(0, width, CELL_SIZE):
-            part = (slice(y, y + CELL_SIZE), slice(x, x + CELL_SIZE))
-            yield (key, index, top + y, left + x), part
+    shape = block.corrections.shape
+    sides = [
+        range(int(start) // size * size, int(start) + n, size)
+        for start, n, size in zip(block.origin, shape, CELL_SHAPE[-len(shape) :], strict=True)
+    ]
+    for at in product(*sides):
+        starts = [place - int(start) for place, start in zip(at, block.origin, strict=True)]
+        part = tuple(
+            slice(max(0, start), start + side.step)
+            for start, side in zip(starts, sides, strict=True)
+        )
+        yield (key, index, *at), part
 
 
 def _draw(place: _Place) -> float:

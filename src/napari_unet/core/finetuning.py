@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -20,35 +20,32 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from napari_unet.core.augmentation import (
-    augment_intensity,
-    sample,
-    sampling_grid,
-)
-from napari_unet.core.corrections import (
-    IGNORE,
-    CorrectedBlock,
-    check_corrections,
-    corrected_blocks,
-    hold_out,
-    target_of,
-)
+from napari_unet.core.corrections import IGNORE, check_corrections, hold_out
 from napari_unet.core.device import autocast, release_memory
-from napari_unet.core.errors import CorrectionsError, TrainingError, UNetLiveError
+from napari_unet.core.engine.facts import general_facts
+from napari_unet.core.engine.fitting import Fit
+from napari_unet.core.errors import TrainingError, UNetLiveError
 from napari_unet.core.image import Image, make_image
 from napari_unet.core.losses import (
+    Outcome,
     class_log_probabilities,
     hold_loss,
     masked_cross_entropy,
     masked_dice,
+    output_probabilities,
 )
 from napari_unet.core.model import Model, Round, load_model, weights_id
-from napari_unet.core.normalization import match_channels, normalise, scale_of, summary_of
+from napari_unet.core.patches import PatchPlan, TrainingBlock, draw_batch, plan_for, training_blocks
 from napari_unet.core.progress import FinishEarly, Work, finish
 from napari_unet.core.rehearsal import rehearsal_images
-from napari_unet.core.scoring import Scorer
+from napari_unet.core.scoring import Scorer, memory_format
 from napari_unet.core.settings import FineTuneSettings
-from napari_unet.core.tiling import padded_size
+from napari_unet.core.training_images import (
+    TrainingImage,
+    blocks_for,
+    input_of,
+    training_image,
+)
 
 __all__ = [
     "FineTuneSettings",
@@ -79,40 +76,6 @@ class TrainingProgress:
     score: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class TrainingImage:
-    """The corrections of one image, with what is needed to normalise it.
-
-    Attributes
-    ----------
-    key : what tells images apart, stable from round to round.
-    summary : raw quantiles `(c, n)` of the whole image, from `summary_of`.
-    blocks : its corrected blocks.
-    """
-
-    key: str
-    summary: npt.NDArray[np.generic]
-    blocks: Sequence[CorrectedBlock]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Patch:
-    """A corrected block ready for training: `image` `(c, y, x)`, `target` `(y, x)`."""
-
-    image: Tensor
-    target: Tensor
-    places: Mapping[int, Tensor]  # class to trained pixels `(n, 2)`, in px
-
-
-def training_image(image: Image, corrections: npt.NDArray[np.generic]) -> TrainingImage:
-    """Gather the corrections of an image that is open."""
-    return TrainingImage(
-        key=image.fingerprint(),
-        summary=summary_of(image.samples()),
-        blocks=list(corrected_blocks(image, corrections)),
-    )
-
-
 def fine_tuning(
     model: Model, images: Sequence[TrainingImage], settings: FineTuneSettings | None = None
 ) -> Work[TrainingProgress, Model]:
@@ -132,9 +95,10 @@ def fine_tuning(
     Raises
     ------
     CorrectionsError
-        If nothing is painted, or a painted class is not one of the model's.
+        If nothing is painted, or a painted class is not one of the model's; for networks of
+        volumes also if there are no slices around the painted ones.
     TrainingError
-        If the loss is no number any more, the device fails, or the network is a 3D one.
+        If the loss is no number any more, or the device fails.
     """
     settings = settings or FineTuneSettings()
     try:
@@ -155,26 +119,27 @@ def _train(
     model: Model, images: Sequence[TrainingImage], settings: FineTuneSettings
 ) -> Work[TrainingProgress, Model]:
     start = time.monotonic()
-    settings = _fitted(settings, model)
+    facts = general_facts(model.network, model.config.in_channels, model.config.dims)
     device = model.device.torch_device
     torch_random = torch.Generator().manual_seed(settings.seed)
-    keyed = [(image.key, block) for image in images for block in image.blocks]
-    held_out = hold_out(keyed, settings.held_out)
-    inputs = [_input(model, image, block) for image in images for block in image.blocks]
-    blocks = [block for _, block in keyed]
-    patches = _patches(blocks, inputs, held_out, len(model.description.class_names))
+    found = [(image, block) for image in images for block in blocks_for(image, model.config.dims)]
+    held_out = hold_out([(image.key, block) for image, block in found], settings.held_out)
+    inputs = [input_of(model, image, block) for image, block in found]
+    blocks = [block for _, block in found]
+    ready = training_blocks(blocks, inputs, held_out, len(model.description.class_names))
     memories = rehearsal_images(model)
+    plan = plan_for(settings, facts, ready, bool(memories))
     scorer = Scorer(model, blocks, inputs, held_out, memories)
 
     old = model.network
     network = copy.deepcopy(old).requires_grad_(True).to(device)
-    network = network.to(memory_format=_format(model.config.dims))  # type: ignore[call-overload]
+    network = network.to(memory_format=memory_format(model.config.dims))  # type: ignore[call-overload]
     network.eval()  # NOTE: batch statistics of a few strokes would ruin those learned before
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate)
     before = scorer.score(network)
     best, best_weights = -1.0, None
     every = max(10, settings.steps // 10)
-    output_class = model.description.output_class
+    about = model.description
 
     step = 0
     try:
@@ -183,14 +148,18 @@ def _train(
             score=before.get("iou"),
         )  # fmt: skip
         for step in range(1, settings.steps + 1):
-            image, target, is_memory = _batch(patches, memories, settings, torch_random)
-            image = image.to(device, memory_format=_format(model.config.dims))
-            target = target.to(device)
+            image, target, is_memory = draw_batch(ready, memories, plan, torch_random)
+            image = image.to(device, memory_format=memory_format(model.config.dims))
+            # NOTE: without it torch 2.13 crashes on a processor if a group norm comes first.
+            image.requires_grad_(device.type == "cpu")
+            target = _seen(target.to(device), facts.fit)
             with autocast(device):
                 logits = network(image)
-            log_classes = class_log_probabilities(logits, output_class)
+            log_classes = class_log_probabilities(logits, about.output_class, about.outcome)
             painted = masked_cross_entropy(log_classes, target) + masked_dice(log_classes, target)
-            held = _held(old, image, logits, target, is_memory.to(device), settings.memory)
+            held = _held(
+                old, image, logits, target, is_memory.to(device), settings.memory, about.outcome
+            )
             optimizer.param_groups[0]["lr"] = _learning_rate(step, settings)
             optimizer.zero_grad(set_to_none=True)
             (painted + held).backward()
@@ -211,17 +180,15 @@ def _train(
         pass
     if best_weights is not None:
         network.load_state_dict(best_weights)
-    return _finished(model, network, settings, scorer, before, step, patches, start)
+    entry = _entry(model, plan, settings, before, step, ready)
+    return _finished(model, network, entry, scorer, start)
 
 
-def _fitted(settings: FineTuneSettings, model: Model) -> FineTuneSettings:
-    """The settings with patches that the network can take."""
-    if model.config.dims != 2:
-        raise TrainingError(
-            f"The model {model.description.name!r} works on volumes, and such models cannot be "
-            f"fine-tuned yet. Choose a 2D model; it works on stacks slice by slice."
-        )
-    return replace(settings, patch_size=padded_size(settings.patch_size, model.config.stride))
+def _seen(target: Tensor, fit: Fit) -> Tensor:
+    """The part of targets `(b, [z,] y, x)` that a network without padding says something of."""
+    for axis, (margin, before) in enumerate(zip(fit.margin, fit.before, strict=True), start=1):
+        target = target.narrow(axis, before, target.shape[axis] - margin)
+    return target
 
 
 def _learning_rate(step: int, settings: FineTuneSettings) -> float:
@@ -229,10 +196,6 @@ def _learning_rate(step: int, settings: FineTuneSettings) -> float:
     warm_up = min(1.0, step / 10)
     cosine = 0.5 * (1 + np.cos(np.pi * step / settings.steps))
     return float(settings.learning_rate * warm_up * (0.05 + 0.95 * cosine))
-
-
-def _format(dims: int) -> torch.memory_format:
-    return torch.channels_last if dims == 2 else torch.channels_last_3d
 
 
 def _check_loss(loss: float, step: int) -> None:
@@ -251,147 +214,60 @@ def _check_weights(network: nn.Module) -> None:
         )
 
 
-def _input(model: Model, image: TrainingImage, block: CorrectedBlock) -> Tensor:
-    """The image of a block as the network wants it, `(c, y, x)`."""
-    scale = scale_of(image.summary, model.description.normalization)
-    matched = match_channels(normalise(block.image, scale), model.description.in_channels)
-    if matched.shape[0] != model.description.in_channels:
-        raise CorrectionsError(
-            f"Corrections were painted on an image with {matched.shape[0]} channels, but the "
-            f"model {model.description.name!r} takes {model.description.in_channels}. "
-            f"Leave that image out, or choose a model that fits."
-        )
-    return torch.from_numpy(matched)
-
-
-def _patches(
-    blocks: Sequence[CorrectedBlock],
-    inputs: Sequence[Tensor],
-    held_out: Sequence[npt.NDArray[np.bool_]],
-    n_classes: int,
-) -> list[_Patch]:
-    """Blocks with something to train on; held-out pixels are untouched here."""
-    patches = []
-    for block, image, held in zip(blocks, inputs, held_out, strict=True):
-        highest = int(block.corrections.max())
-        if highest > n_classes:
-            raise CorrectionsError(
-                f"A painted class ({highest}) is not one of the model's {n_classes} classes. "
-                f"Erase it, or choose the model it was painted for."
-            )
-        trained = replace(block, corrections=np.where(held, 0, block.corrections))
-        target = torch.from_numpy(target_of(trained))
-        places = {
-            int(value): torch.nonzero(target == value)
-            for value in torch.unique(target)
-            if value != IGNORE
-        }
-        if places:
-            patches.append(_Patch(image=image, target=target, places=places))
-    if not patches:
-        raise CorrectionsError(
-            "Nothing is painted yet. Paint a few strokes where the result is wrong, "
-            "and some where it is right, then fine-tune."
-        )
-    return patches
-
-
-def _batch(
-    patches: Sequence[_Patch],
-    memories: Sequence[Tensor],
-    settings: FineTuneSettings,
-    generator: torch.Generator,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw images `(b, c, y, x)`, targets `(b, y, x)` and which are rehearsal `(b,)`."""
-    n_memories = 1 if memories and settings.memory and settings.batch_size > 1 else 0
-    present = sorted({value for patch in patches for value in patch.places})
-    drawn = [
-        _draw(patches, present[(i + _integer(2, generator)) % len(present)], settings, generator)
-        for i in range(settings.batch_size - n_memories)
-    ]
-    for _ in range(n_memories):
-        picture = memories[_integer(len(memories), generator)]
-        center = tuple(float(_integer(n, generator)) for n in picture.shape[1:])
-        nothing = torch.full(picture.shape[1:], IGNORE, dtype=torch.uint8)
-        drawn.append(_warp(picture, nothing, center, settings, generator))
-    images, targets = zip(*drawn, strict=True)
-    is_memory = torch.arange(len(drawn)) >= len(drawn) - n_memories
-    return torch.stack(images), torch.stack(targets), is_memory
-
-
-def _integer(n: int, generator: torch.Generator) -> int:
-    return int(torch.randint(n, (), generator=generator).item())
-
-
-def _draw(
-    patches: Sequence[_Patch], value: int, settings: FineTuneSettings, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """A patch near a painted pixel of class `value`."""
-    having = [patch for patch in patches if value in patch.places]
-    patch = having[_integer(len(having), generator)]
-    places = patch.places[value]
-    place = places[_integer(len(places), generator)].float()
-    shift = (torch.rand(2, generator=generator) - 0.5) * settings.patch_size / 2
-    y, x = (place + shift).tolist()
-    return _warp(patch.image, patch.target, (y, x), settings, generator)
-
-
-def _warp(
-    image: Tensor,
-    target: Tensor,
-    center: tuple[float, ...],
-    settings: FineTuneSettings,
-    generator: torch.Generator,
-) -> tuple[Tensor, Tensor]:
-    shape = (settings.patch_size,) * 2
-    grid = sampling_grid(shape, center, settings.augmentation, generator)
-    warped, targets = sample(image, target[None], grid)
-    assert targets is not None
-    return augment_intensity(warped, settings.augmentation, generator), targets[0]
-
-
 def _held(
-    old: nn.Module, image: Tensor, logits: Tensor, target: Tensor, is_memory: Tensor, memory: float
-) -> Tensor:
+    old: nn.Module, image: Tensor, logits: Tensor, target: Tensor, is_memory: Tensor,
+    memory: float, outcome: Outcome,
+) -> Tensor:  # fmt: skip
     """The pull towards the old answer, on untouched pixels and on rehearsal pictures."""
     if memory == 0:
         return logits.new_zeros(())
     with torch.no_grad(), autocast(image.device):
-        answer = old(image).float()
-    answer = torch.softmax(answer, dim=1) if answer.shape[1] > 1 else torch.sigmoid(answer)
-    untouched = (target == IGNORE) & ~is_memory[:, None, None]
-    pull = hold_loss(logits, answer, untouched)
+        answer = output_probabilities(old(image), outcome)
+    is_memory = is_memory.view(-1, *[1] * (target.ndim - 1))  # (b, [1,] 1, 1)
+    untouched = (target == IGNORE) & ~is_memory
+    pull = hold_loss(logits, answer, untouched, outcome)
     if is_memory.any():
-        rehearsed = is_memory[:, None, None].expand_as(target)
-        pull = pull + 4 * hold_loss(logits, answer, rehearsed)
+        rehearsed = is_memory.expand_as(target)
+        pull = pull + 4 * hold_loss(logits, answer, rehearsed, outcome)
     return 4 * memory * pull
 
 
-def _finished(
-    model: Model,
-    network: nn.Module,
-    settings: FineTuneSettings,
-    scorer: Scorer,
-    before: dict[str, float],
-    n_steps: int,
-    patches: Sequence[_Patch],
-    start: float,
-) -> Model:
-    _check_weights(network)
-    network.requires_grad_(False)
-    new_id = weights_id(network)
-    entry = Round(
-        id=new_id,
+def _entry(
+    model: Model, plan: PatchPlan, settings: FineTuneSettings, before: dict[str, float],
+    n_steps: int, blocks: Sequence[TrainingBlock],
+) -> Round:  # fmt: skip
+    """What is to be told of a round, but for how it ended."""
+    used: dict[str, Any] = asdict(replace(settings, patch_size=plan.shape[-1]))
+    if len(plan.shape) == 3:
+        used |= {
+            "patch_shape": list(plan.shape), "batch_size": plan.n_patches + plan.n_memories,
+            "augmentation": asdict(plan.augmentation),
+        }  # fmt: skip
+    return Round(
+        id="",
         parent=model.id,
         name=f"round {len(model.history) + 1}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        settings={**asdict(settings), "steps_done": n_steps},
+        settings={**used, "steps_done": n_steps},
         scores_before=before,
+        scores_after={},
+        n_corrected=sum(len(places) for block in blocks for places in block.places.values()),
+        seconds=0.0,
+    )
+
+
+def _finished(
+    model: Model, network: nn.Module, entry: Round, scorer: Scorer, start: float
+) -> Model:
+    _check_weights(network)
+    network.requires_grad_(False)
+    entry = replace(
+        entry,
+        id=weights_id(network),
         scores_after=scorer.score(network),
-        n_corrected=sum(len(places) for patch in patches for places in patch.places.values()),
         seconds=round(time.monotonic() - start, 1),
     )
-    return replace(model, network=network, id=new_id, history=(*model.history, entry))
+    return replace(model, network=network, id=entry.id, history=(*model.history, entry))
 
 
 def fine_tune(

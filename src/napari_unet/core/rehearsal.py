@@ -35,7 +35,8 @@ def rehearsal_images(model: Model) -> list[Tensor]:
     return [
         torch.from_numpy(
             match_channels(
-                normalise(raw, scale_of(raw, description.normalization)), description.in_channels
+                normalise(raw, scale_of(raw, description.normalization, description.in_channels)),
+                description.in_channels,
             )
         )
         for raw in pictures

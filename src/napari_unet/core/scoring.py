@@ -2,36 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import product
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_unet.core.corrections import IGNORE, CorrectedBlock, target_of
 from napari_unet.core.device import autocast
+from napari_unet.core.engine.facts import general_facts
+from napari_unet.core.engine.fitting import Fit
 from napari_unet.core.losses import class_log_probabilities
-from napari_unet.core.model import Model
+from napari_unet.core.model import Description, Model
+from napari_unet.core.tiling import mirrored
 
-__all__ = ["Scorer", "whole_picture_classes"]
+__all__ = ["Scorer", "memory_format", "whole_picture_classes"]
 
 MAX_BLOCKS = 8
 MAX_MEMORIES = 4
+PIECE_SHAPE = (8, 64, 64)
+"""Volumes are scored in pieces of this many px `(z, y, x)`, ..."""
+SHOWN_AROUND = (16, 32, 32)
+"""... of which the network is shown no more than this around them."""
+
+_Pair: TypeAlias = tuple[Tensor, npt.NDArray[np.uint8]]
+"""A picture `(c, [z,] y, x)` and its target `([z,] y, x)`."""
+
+
+def memory_format(dims: int) -> torch.memory_format:
+    """How the images of a network of `dims` dimensions lie in memory.
+
+    NOTE: volumes as they are. With `channels_last_3d`, 16-bit training on a CPU (torch 2.13) gives
+    other gradients each time, some of them no numbers.
+    """
+    return torch.channels_last if dims == 2 else torch.contiguous_format
 
 
 @torch.inference_mode()
 def whole_picture_classes(
-    network: nn.Module, image: Tensor, stride: int, output_class: tuple[int, ...]
+    network: nn.Module, image: Tensor, fit: Fit, about: Description
 ) -> Tensor:
-    """Likeliest class of each pixel `(y, x)` of a picture `(c, y, x)`, its edge repeated to fit."""
-    height, width = image.shape[-2:]
-    padded = F.pad(image[None], (0, -width % stride, 0, -height % stride), mode="replicate")
+    """Likeliest class `([z,] y, x)` of the pixels of `(c, [z,] y, x)`, mirrored to fit."""
+    shape = tuple(image.shape[1:])
+    size = fit.size_for(shape)
+    for axis, (n, before, wanted) in enumerate(zip(shape, fit.before, size, strict=True), start=1):
+        at = torch.from_numpy(mirrored(slice(-before, wanted - before), n))
+        image = image.index_select(axis, at.to(image.device))
     with autocast(image.device):
-        logits = network(padded.contiguous(memory_format=torch.channels_last))
-    logits = logits[..., :height, :width]
-    return class_log_probabilities(logits, output_class)[0].argmax(dim=0)
+        logits = network(image[None].contiguous(memory_format=memory_format(len(shape))))
+    logits = logits[(..., *(slice(n) for n in shape))]
+    return class_log_probabilities(logits, about.output_class, about.outcome)[0].argmax(dim=0)
 
 
 class Scorer:
@@ -40,9 +64,9 @@ class Scorer:
     Parameters
     ----------
     model : the model before training; its network gives the old answers.
-    blocks, inputs : the corrected blocks and their images `(c, y, x)` for the network.
+    blocks, inputs : the corrected blocks and their images `(c, [z,] y, x)` for the network.
     held_out : for each block, which of its corrections are never trained on.
-    memories : pictures `(c, y, x)` of other kinds.
+    memories : pictures `(c, [z,] y, x)` of other kinds.
     """
 
     def __init__(
@@ -53,15 +77,17 @@ class Scorer:
         held_out: Sequence[npt.NDArray[np.bool_]],
         memories: Sequence[Tensor],
     ) -> None:
-        self._stride = model.config.stride
-        self._output_class = model.description.output_class
+        facts = general_facts(model.network, model.config.in_channels, model.config.dims)
+        self._fit, self._about = facts.fit, model.description
+        reach = facts.reach or facts.fit.base
         self._device = model.device.torch_device
-        self._pairs: list[tuple[Tensor, npt.NDArray[np.uint8]]] = []
+        self._pairs: list[_Pair] = []
         for block, image, held in zip(blocks, inputs, held_out, strict=True):
             kept = np.where(held, block.corrections, 0).astype(np.uint8)
             if kept.any():
-                self._pairs.append(_cropped(image, _target(block, kept), model.config.halo))
-        self._pairs = self._pairs[:: -(-len(self._pairs) // MAX_BLOCKS) or 1]
+                target = target_of(replace(block, corrections=kept))
+                self._pairs += _pieces(image, target, reach)
+        self._pairs = _few(self._pairs)
         known = {value for _, target in self._pairs for value in np.unique(target).tolist()}
         if len(known - {IGNORE}) < 2:
             self._pairs = []  # NOTE: by one class alone, a network that knows no other is best
@@ -69,9 +95,7 @@ class Scorer:
         self._old_answers = [self._classes(model.network, m) for m in self._memories]
 
     def _classes(self, network: nn.Module, image: Tensor) -> npt.NDArray[np.int64]:
-        found = whole_picture_classes(
-            network, image.to(self._device), self._stride, self._output_class
-        )
+        found = whole_picture_classes(network, image.to(self._device), self._fit, self._about)
         return found.cpu().numpy()
 
     def score(self, network: nn.Module, with_memory: bool = True) -> dict[str, float]:
@@ -106,26 +130,50 @@ class Scorer:
         return scores
 
 
-def _target(block: CorrectedBlock, kept: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    held_block = CorrectedBlock(
-        index=block.index,
-        origin=block.origin,
-        corrections=kept,
-        image=block.image,
-        image_origin=block.image_origin,
-    )
-    return target_of(held_block)
+def _pieces(
+    image: Tensor, target: npt.NDArray[np.uint8], reach: tuple[int, ...]
+) -> Iterator[_Pair]:
+    """The parts of a picture that matter to its target."""
+    if target.ndim == 2:
+        yield _cropped(image, target, (max(reach),) * 2)
+        return
+    around = tuple(min(n, most) for n, most in zip(reach, SHOWN_AROUND, strict=True))
+    sides = [range(0, n, step) for n, step in zip(target.shape, PIECE_SHAPE, strict=True)]
+    for at in product(*sides):
+        part = tuple(slice(n, n + step) for n, step in zip(at, PIECE_SHAPE, strict=True))
+        piece = np.full_like(target, IGNORE)
+        piece[part] = target[part]
+        if (piece[part] != IGNORE).any():
+            yield _cropped(image, piece, around)
 
 
-def _cropped(
-    image: Tensor, target: npt.NDArray[np.uint8], halo: int
-) -> tuple[Tensor, npt.NDArray[np.uint8]]:
-    """The part of a picture that matters to its target."""
+def _cropped(image: Tensor, target: npt.NDArray[np.uint8], reach: tuple[int, ...]) -> _Pair:
+    """The part of a picture within `reach` of its target."""
     sides = []
-    for axis in (0, 1):
-        known = np.flatnonzero((target != IGNORE).any(axis=1 - axis))
-        sides.append(slice(max(0, int(known[0]) - halo), int(known[-1]) + 1 + halo))
-    return image[:, sides[0], sides[1]], target[sides[0], sides[1]]
+    for axis, around in enumerate(reach):
+        others = tuple(other for other in range(target.ndim) if other != axis)
+        known = np.flatnonzero((target != IGNORE).any(axis=others))
+        sides.append(slice(max(0, int(known[0]) - around), int(known[-1]) + 1 + around))
+    return image[(slice(None), *sides)], target[tuple(sides)]
+
+
+def _few(pairs: Sequence[_Pair]) -> list[_Pair]:
+    """As many as can be scored again and again.
+
+    Planes are thinned evenly. The pieces of volumes are smaller, and few of them may show some
+    class: each class chooses in turn.
+    """
+    if len(pairs) <= MAX_BLOCKS or pairs[0][1].ndim == 2:
+        return list(pairs[:: -(-len(pairs) // MAX_BLOCKS) or 1])
+    shown = [set(np.unique(target).tolist()) - {IGNORE} for _, target in pairs]
+    classes = sorted(set().union(*shown))
+    chosen: list[int] = []
+    for turn in range(MAX_BLOCKS):
+        value = classes[turn % len(classes)]
+        free = [i for i in range(len(pairs)) if i not in chosen]
+        having = [i for i in free if value in shown[i]] or free
+        chosen.append(having[len(having) * turn // MAX_BLOCKS])
+    return [pairs[i] for i in sorted(chosen)]
 
 
 def _agreement(found: npt.NDArray[np.integer], truth: npt.NDArray[np.integer]) -> dict[str, float]:

@@ -133,8 +133,6 @@ class FineTuneWidget(Step):
             return f"{self.session.busy} is running."
         if self.session.model is None:
             return "Open a model first."
-        if self.session.model.description.dims != 2:
-            return "Volumes (3D models) cannot be fine-tuned yet; open a 2D model."
         if self.session.trial is not None:
             return "Decide on the trained model first: Keep or Go back."
         if not self.session.n_corrected:
