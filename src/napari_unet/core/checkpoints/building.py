@@ -100,12 +100,16 @@ def unknown(evidence: Evidence) -> str:
 
 
 def from_graph(
-    graph: Graph, source: Source, wishes: Wishes, about: Mapping[str, Any] | None = None
+    graph: Graph,
+    source: Source,
+    wishes: Wishes,
+    about: Mapping[str, Any] | None = None,
+    container: str = "list of layers",
 ) -> Model:
     """The model of a file that says how its layers are connected; raises `ModelFileError`."""
     evidence = Evidence(
         name=source.name,
-        container=graph.about.get("container", "layer list"),
+        container=graph.about.get("container", container),
         tensors={
             (graph.names.get(name) or (name,))[0]: value for name, value in graph.tensors.items()
         },

@@ -19,7 +19,8 @@ def from_program(evidence: Evidence, source: Source, kind: str, wishes: Wishes) 
     """A program that came along, read as a list of layers; run only if the user trusts it."""
     about = evidence.config.get("about")
     try:
-        return from_graph(PROGRAMS[kind](source), source, wishes, about)
+        graph = PROGRAMS[kind](source)
+        return from_graph(graph, source, wishes, about, container=evidence.container)
     except TrustNeeded:
         raise
     except ModelFileError as error:
@@ -64,7 +65,8 @@ def _read_pt2(source: Source) -> Graph:
 def _open_onnx(source: Source, wishes: Wishes) -> Model:
     from napari_unet.core.checkpoints.graphs.onnx import read_onnx
 
-    return from_graph(read_onnx(source), source, wishes, wishes.config.get("about"))
+    about = wishes.config.get("about")
+    return from_graph(read_onnx(source), source, wishes, about, container="ONNX file")
 
 
 def _open_keras(source: Source, wishes: Wishes) -> Model:

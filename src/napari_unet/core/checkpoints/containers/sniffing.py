@@ -164,7 +164,8 @@ def _refuse_text(source: Source, head: bytes) -> None:
             f"an error, or it is a description whose model is another file. {_hint(text)}".strip()
         )
     if _is_readable(head) and not _is_old_pickle(source, head):
-        raise ModelFileError(f"This is a text file, not a model: {_words(text)}.")
+        words = _words(text)
+        raise ModelFileError(f"This is a text file, not a model: {words or 'of blanks alone'}.")
 
 
 def _hint(text: bytes) -> str:

@@ -11,12 +11,15 @@ from torch import Tensor
 
 from napari_unet.core.checkpoints.origin import Origin
 from napari_unet.core.checkpoints.saving.architecture import stored
+from napari_unet.core.errors import ModelFileError
 from napari_unet.core.model import Model
 
 __all__ = ["plain_weights", "write_plain"]
 
 SUFFIXES = (".pt", ".pth")
 COUNTER = "num_batches_tracked"
+FROM_TORCH = ("PyTorch", "TorchScript", "ONNX", "torch")
+"""Kinds of files in which tensors have the names of a PyTorch network, more or less."""
 
 
 def write_plain(model: Model, path: Path) -> None:
@@ -33,13 +36,28 @@ def write_plain(model: Model, path: Path) -> None:
     Raises
     ------
     ModelFileError
-        If the file cannot be written.
+        If the file cannot be written, or if the model is from another library than PyTorch.
     """
+    _check_names(model)
     if path.suffix.lower() not in SUFFIXES:
         path = path.with_name(f"{path.name}.pt")
     file = io.BytesIO()
     torch.save(plain_weights(model), file)
     stored(path, file.getvalue())
+
+
+def _check_names(model: Model) -> None:
+    """A state dict is of use only to a PyTorch network that has the same names."""
+    origin = model.origin
+    if model.architecture != "layered" or origin is None:
+        return
+    names = [name for own in origin.names.values() for name in own]
+    if not origin.container.startswith(FROM_TORCH) or any("::" in name for name in names):
+        raise ModelFileError(
+            f"{model.description.name} was opened from a {origin.container or 'list of layers'}, "
+            f"whose weights no PyTorch network has the names of. Save it as a model of U-Net Live, "
+            f"as a bioimage.io package or as ONNX."
+        )
 
 
 def plain_weights(model: Model) -> OrderedDict[str, Tensor]:
