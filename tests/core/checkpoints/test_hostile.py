@@ -636,7 +636,7 @@ def test_onnx_that_reads_other_files(tmp_path: Path) -> None:
         entry = tensor.external_data.add()
         entry.key, entry.value = "location", "../secret.bin"
     (tmp_path / "inner" / "net.onnx").write_bytes(model.SerializeToString())
-    says(declined(tmp_path / "inner" / "net.onnx"), "file")
+    says(declined(tmp_path / "inner" / "net.onnx"), "another place on your disk")
 
 
 # ---- mutants
