@@ -314,3 +314,22 @@ def test_memory_goes_with_the_band_not_the_image(inside):
         tracemalloc.stop()
     assert peaks[1] < 1.1 * peaks[0]
     assert peaks[1] < 60 * 2**17
+
+
+def test_of_planes_that_wait_only_the_foreground_is_held():
+    class Columns:
+        """A volume with columns from its top to its bottom."""
+
+        shape, dtype = (2, 64, 256, 256), np.dtype(np.float16)
+
+        def __getitem__(self, where):
+            plane = np.zeros(self.shape[2:], bool)
+            plane[20:240:40, 20:240:40] = plane[21:240:40, 20:240:40] = True
+            return plain(np.broadcast_to(plane, self.shape[1:])[where[1:]])
+
+    tracemalloc.start()
+    bands = labelling(Columns(), PLAIN, ObjectSettings(), band_pixels=256**2)
+    assert [labels.max() for _, labels in bands] == [6**2] * 64
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < np.prod(Columns.shape[1:]) / 2  # 9 bytes a px if all were held

@@ -1,8 +1,8 @@
-"""The rows and parts of an image that is read band by band."""
+"""The parts of an image that is read band by band."""
 
 import numpy as np
 
-from napari_unet.core.parts import Band, Parts, Rows
+from napari_unet.core.parts import Parts
 
 NOWHERE = np.zeros(0, np.int32)
 
@@ -53,22 +53,3 @@ def test_slots_are_used_again():
         assert len(ended) == 20
         parts.forget(start + 1)
     assert parts.table.size < 50
-
-
-def test_rows_are_read_written_and_released_across_bands():
-    rows, whole = Rows((9, 4)), np.arange(36, dtype=np.int32).reshape(9, 4)
-    for start, stop in ((0, 2), (2, 5), (5, 9)):
-        rows.add(Band(start, whole[start:stop], None))
-    window = (slice(1, 8), slice(1, 3))
-    np.testing.assert_array_equal(rows.read("slots", window), whole[window])
-    assert rows.read("rises", window) is None
-    rows.write(window, whole[window], where=whole[window] % 2 == 0)
-    given = list(rows.release(3))
-    assert [w[0] for w, _ in given] == [slice(0, 2), slice(2, 3)]
-    np.testing.assert_array_equal(rows.read("slots", (slice(3, 9), slice(0, 4))), whole[3:])
-    given += list(rows.release(9))
-    assert not rows.bands
-    labels = np.concatenate([band for _, band in given])
-    expected = np.zeros_like(whole)
-    expected[window] = np.where(whole[window] % 2 == 0, whole[window], 0)
-    np.testing.assert_array_equal(labels, expected)

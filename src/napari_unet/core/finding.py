@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["classes_everywhere", "finding"]
 
 BAND_SIZE = 2**20
+STRIP_HEIGHT = 64  # px, as the chunks of a store
 """Finished labels are handed out in bands of about this many px: drawn without a pause."""
 LABEL_TYPES = (np.uint8, np.uint16, np.uint32)
 
@@ -162,7 +163,7 @@ def _in_image(
     outer: Window, window: Window, labels: npt.NDArray[np.integer]
 ) -> Iterator[tuple[Window, npt.NDArray[np.integer]]]:
     """A band of a region as bands of the image that are drawn without a pause."""
-    for band in _bands(window):
+    for band in _bands(window) if len(window) == 2 else _strips(window):
         here = tuple(
             slice(b.start - w.start, b.stop - w.start) for b, w in zip(band, window, strict=True)
         )
@@ -170,6 +171,12 @@ def _in_image(
             slice(b.start + o.start, b.stop + o.start) for b, o in zip(band, outer, strict=True)
         )
         yield there, labels[here]
+
+
+def _strips(window: Window) -> Iterator[Window]:
+    """A window of a volume cut along y only, so that chunks of a store are written once."""
+    for start in range(window[1].start, window[1].stop, STRIP_HEIGHT):
+        yield window[0], slice(start, min(start + STRIP_HEIGHT, window[1].stop)), window[2]
 
 
 def _bands(window: Window) -> Iterator[Window]:

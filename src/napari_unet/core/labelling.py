@@ -1,28 +1,23 @@
 """Objects of an image of any size, band by band: the same as `objects_of` finds on the whole.
 
-Rows (planes, in a volume) are read once, and kept until every part that began in them has
-ended. A part that has ended is cut into objects, which are numbered and their holes filled: all
-that lies in its holes has ended before. Parts are as in `core.instances`.
+Rows (planes, in a volume) are read once, and what is foreground in them is kept until every part
+that began in them has ended. A part that has ended is cut into objects, which are numbered and
+their holes filled: all that lies in its holes has ended before. Parts are as in `core.instances`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from napari_unet.core.instances import (
-    Evidence,
-    evidence_of,
-    final_numbers,
-    last_places,
-    reach_of,
-)
-from napari_unet.core.parts import BLOCK_PIXELS, Band, Parts, Rows, Window, blocks_of
+from napari_unet.core.bands import Bands
+from napari_unet.core.instances import Evidence, final_numbers, last_places
+from napari_unet.core.parts import BLOCK_PIXELS, Parts
+from napari_unet.core.rows import Pixels, Rows, Window
 from napari_unet.core.settings import ObjectSettings
 from napari_unet.core.splitting import cut, holes_of
 
@@ -50,99 +45,63 @@ def labelling(
 
     Parameters
     ----------
-    outputs : probabilities `(output, ..., [z,] y, x)`: numpy, a memory map or zarr. Read in
-        windows of whole rows, each row once and in order.
+    outputs : probabilities `(output, ..., [z,] y, x)`: numpy, a memory map or zarr. Read row
+        after row, each once and in order; by whole chunks if there are any, of whose rows all
+        that fit into `bands.LARGEST_BAND` are read together.
     output_class, settings, inside : as in `objects_of`.
     index : where the plane or volume lies on the axes of `outputs` between the first one and
         the spatial ones.
-    band_pixels : about how many px to read at a time; rows in which open parts lie come on top.
+    band_pixels : about how many px to read at a time. The evidence of a row of chunks comes on top,
+        and about 9 bytes for each px of the foreground in rows in which open parts lie.
     first : objects are numbered from `first + 1`.
 
     Yields
     ------
     `(window, labels)` : slices of `([z,] y, x)` and their ids, int32. One after the other the
-        windows fill the image; put together, the labels are those of `objects_of`.
+        windows fill the image, as wide as it is unless rows of chunks are large; put together,
+        the labels are those of `objects_of`.
 
     Returns
     -------
     int
         The last number given out; `first` if nothing was found.
     """
-    source = _Source(outputs, index, output_class, settings, inside)
+    source = Bands(outputs, index, output_class, settings, inside, band_pixels)
     shape = source.shape
     rows, parts, n_found = Rows(shape), Parts(len(shape)), first
-    for start, evidence in source.bands(band_pixels):
+    last_row = np.zeros((0, *shape[1:]), np.int32)
+    for start, evidence in source:
         stop = start + len(evidence.classes)
+        last_row = _add(rows, parts, last_row, start, evidence, source.n_rows)
+        del evidence  # as large as the band
         is_last = stop == shape[0]
-        rows.add(Band(start, parts.add(evidence.classes, start), evidence.rises))
-        parts.join(*rows.seam())
-        ended = parts.end(np.zeros(0, np.int32) if is_last else rows.bands[-1].slots[-1])
+        ended = parts.end(last_row[:0] if is_last else last_row)
         # NOTE: the objects of a part that is too small are so, too.
         large = ended[parts.table["area"][ended] >= settings.min_size]
         n_found = _find(rows, parts, large, settings, n_found)
         # One row before the first open part, since windows begin one px before their parts.
         done = stop if is_last else max(0, parts.first_open_row(stop) - 1)
-        yield from rows.release(done)
-        parts.forget(done)
+        for edge in source.edges(rows.start, done):
+            yield from rows.release(edge)
+        parts.forget(rows.start)
     return n_found
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """Where the evidence comes from; see `labelling`."""
-
-    outputs: Any
-    index: tuple[int, ...]
-    output_class: tuple[int, ...]
-    settings: ObjectSettings
-    inside: int | None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.outputs.shape[1 + len(self.index) :])
-
-    def bands(self, band_pixels: int) -> Iterator[tuple[int, Evidence]]:
-        """The first row and the evidence of one band after the other, none of them empty."""
-        reach, n_rows = reach_of(self.settings, self.inside), self.shape[0]
-        start, low = 0, 0  # the first row that is not done, and the first one in `held`
-        held: npt.NDArray[np.floating] | None = None
-        for rows in self._reads(band_pixels):
-            read = np.asarray(self.outputs[(slice(None), *self.index, rows)])
-            held = read if held is None else np.concatenate([held, read], axis=1)
-            stop = n_rows if rows.stop == n_rows else rows.stop - reach
-            if stop > start:
-                yield start, self._evidence(held, slice(start - low, stop - low))
-                start = stop
-            kept = max(low, start - reach)
-            held, low = held[:, kept - low :] if kept < rows.stop else None, kept
-
-    def _reads(self, band_pixels: int) -> Iterator[slice]:
-        """Rows to read, in whole chunks if the outputs have chunks that are small enough."""
-        n_rows = max(1, band_pixels // max(1, math.prod(self.shape[1:])))
-        chunks = getattr(self.outputs, "chunks", None)
-        chunk = chunks[1 + len(self.index)] if chunks else 1
-        n_rows -= n_rows % chunk if n_rows > chunk else 0
-        for start in range(0, self.shape[0], n_rows):
-            yield slice(start, min(start + n_rows, self.shape[0]))
-
-    def _evidence(self, held: npt.NDArray[np.floating], rows: slice) -> Evidence:
-        """The evidence of `rows` of what is held, block by block."""
-        reach = reach_of(self.settings, self.inside)
-        found = []
-        for block in blocks_of((rows.stop - rows.start, *held.shape[2:]), least=2 * reach + 1):
-            start, stop = rows.start + block.start, rows.start + block.stop
-            low = max(0, start - reach)
-            found.append(
-                evidence_of(
-                    held[:, low : stop + reach], self.output_class, self.settings, self.inside,
-                    slice(start - low, stop - low),
-                )
-            )  # fmt: skip
-        rises = [each.rises for each in found if each.rises is not None]
-        return Evidence(
-            classes=np.concatenate([each.classes for each in found]),
-            rises=np.concatenate(rises) if rises else None,
-        )
+def _add(
+    rows: Rows, parts: Parts, last_row: Ids, start: int, evidence: Evidence, n_rows: int
+) -> Ids:
+    """Take over the evidence of rows that begin with `start`, `n_rows` at a time, and return the
+    slots of the last one; given those of the row before, of which there may be none."""
+    pieces = []
+    for low in range(0, len(evidence.classes), n_rows):
+        part = slice(low, low + n_rows)
+        slots = parts.add(evidence.classes[part], start + low)
+        parts.join(last_row, slots[: len(last_row)])
+        last_row = slots[-1:].copy()
+        rises = None if evidence.rises is None else evidence.rises[part]
+        pieces.append(Pixels.of(slots, rises))
+    rows.add(start, Pixels.joined(pieces))
+    return last_row
 
 
 def _find(rows: Rows, parts: Parts, ended: Ids, settings: ObjectSettings, n_found: int) -> int:
@@ -151,8 +110,10 @@ def _find(rows: Rows, parts: Parts, ended: Ids, settings: ObjectSettings, n_foun
         return n_found
     groups = _groups(parts, ended, rows.shape)
     numbers = _cut_groups(rows, parts, ended, groups, settings, n_found)
-    for group in groups:
-        _settle(rows, group.window, numbers, settings.fill_holes)
+    rows.number(numbers, n_found, min(group.window[0].start for group in groups))
+    for group in groups if settings.fill_holes else ():
+        # A part that may go on looks like a gap here, but one that reaches the window's border.
+        rows.fill(group.window, *holes_of(rows.labels(group.window)))
     return max(n_found, int(numbers.max()))
 
 
@@ -164,36 +125,25 @@ def _cut_groups(
     settings: ObjectSettings,
     n_found: int,
 ) -> Ids:
-    """Write objects as -1, -2, ... to the labels, and return the final number of each."""
+    """Label objects from `n_found + 1` on, and return the final number of each."""
     rank_of = parts.ranks(ended)
     kinds = np.append(np.uint8(0), parts.table["kind"][ended])
     group_of = np.zeros(ended.size + 1, np.int32)
     for number, group in enumerate(groups, start=1):
         group_of[group.members] = number
-    ranks, lasts, areas, n_cut = [_NONE], [_NONE], [_NONE], 0
+    ranks: list[npt.NDArray[Any]] = [_NONE]
+    lasts, areas, n_cut = [_NONE], [_NONE], 0
     for number, group in enumerate(groups, start=1):
-        rank = rank_of[rows.read("slots", group.window)]
-        rank[group_of[rank] != number] = 0
-        objects = cut(kinds[rank], rows.read("rises", group.window), settings.split)
+        view = rows.view(group.window)
+        seen = view.ranks(rank_of, group_of, number)
+        objects = cut(kinds[seen], view.rises(), settings.split)
         lasts.append(last_places(objects)[1:])
-        ranks.append(rank.ravel()[lasts[-1]])
+        ranks.append(seen.ravel()[lasts[-1]])
         areas.append(np.bincount(objects.ravel())[1:])
-        rows.write(group.window, -(objects + np.int32(n_cut)), where=objects > 0)
+        view.write(objects, n_found + n_cut)
         n_cut += lasts[-1].size
     rank, last, area = (np.concatenate(arrays) for arrays in (ranks, lasts, areas))
     return final_numbers(rank, last, area, settings.min_size, n_found)
-
-
-def _settle(rows: Rows, window: Window, numbers: Ids, fill_holes: bool) -> None:
-    """Give objects their final numbers, and fill holes if asked."""
-    labels = rows.read("labels", window).copy()
-    cut_now = labels < 0
-    labels[cut_now] = numbers[-labels[cut_now]]
-    if fill_holes:
-        # A part that may go on looks like a gap here, but one that reaches the window's border.
-        at, owners = holes_of(labels)
-        labels.ravel()[at] = owners
-    rows.write(window, labels)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,9 @@
-"""What is kept of an image that is read band by band: its rows, and its connected parts."""
+"""The connected parts of an image that is read band by band."""
 
 from __future__ import annotations
 
-import bisect
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,11 +12,9 @@ import scipy.ndimage as ndi
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-__all__ = ["BLOCK_PIXELS", "Band", "Parts", "Rows", "Window", "blocks_of"]
+__all__ = ["BLOCK_PIXELS", "Parts", "blocks_of"]
 
 Slots: TypeAlias = npt.NDArray[np.int32]
-Ids: TypeAlias = npt.NDArray[np.int32]
-Window: TypeAlias = tuple[slice, ...]
 
 BLOCK_PIXELS = 2**18
 """What takes much memory for each pixel is done on blocks of about this many."""
@@ -162,81 +158,3 @@ class Parts:
         state, root = self.table["state"], self.table["root"]
         gone = (state[root] == ENDED) & (self.table["high"][root, 0] <= row) & (state != FREE)
         self.table["state"][gone] = FREE
-
-
-@dataclass(slots=True)
-class Band:
-    """Rows that are held: slots of parts, evidence, and labels as far as they are known."""
-
-    start: int
-    slots: Ids
-    rises: npt.NDArray[np.uint8] | None
-    labels: Ids = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.labels = np.zeros(self.slots.shape, np.int32)
-
-    def below(self, n_rows: int) -> Band:
-        """What is left without the first rows, in memory of its own."""
-        rest = Band(
-            self.start + n_rows,
-            self.slots[n_rows:].copy(),
-            None if self.rises is None else self.rises[n_rows:].copy(),
-        )
-        rest.labels = self.labels[n_rows:].copy()
-        return rest
-
-
-class Rows:
-    """The bands that are held, read and written through windows of the image."""
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self.shape = shape
-        self.bands: list[Band] = []
-
-    def add(self, band: Band) -> None:
-        """Hold a band that begins where the last one ends."""
-        self.bands.append(band)
-
-    def seam(self) -> tuple[Ids, Ids]:
-        """Slots of the last row before the last band, and of its first; empty if it is alone."""
-        if len(self.bands) == 1:
-            return self.bands[0].slots[:0], self.bands[0].slots[:0]
-        return self.bands[-2].slots[-1], self.bands[-1].slots[0]
-
-    def read(self, name: str, window: Window) -> Any:
-        """What `name` says in a window; not to be written to. None if there is none."""
-        pieces = [(getattr(band, name), inner) for band, inner, _ in self._within(window)]
-        if pieces[0][0] is None:
-            return None
-        cuts = [piece[inner] for piece, inner in pieces]
-        return cuts[0] if len(cuts) == 1 else np.concatenate(cuts)
-
-    def write(
-        self, window: Window, labels: Ids, where: npt.NDArray[np.bool_] | None = None
-    ) -> None:
-        """Set the labels in a window, or those where a mask of the same shape says so."""
-        for band, inner, rows in self._within(window):
-            chosen = True if where is None else where[rows]
-            np.copyto(band.labels[inner], labels[rows], where=chosen)
-
-    def _within(self, window: Window) -> Iterator[tuple[Band, Window, slice]]:
-        """Each band that a window meets, where in the band, and in which rows of the window."""
-        first = bisect.bisect_right(self.bands, window[0].start, key=lambda band: band.start) - 1
-        for band in self.bands[first:]:
-            start = max(window[0].start, band.start)
-            stop = min(window[0].stop, band.start + len(band.slots))
-            if stop <= start:
-                return
-            inner = (slice(start - band.start, stop - band.start), *window[1:])
-            yield band, inner, slice(start - window[0].start, stop - window[0].start)
-
-    def release(self, row: int) -> Iterator[tuple[Window, Ids]]:
-        """Give out the labels of all rows before `row`, and let these rows go."""
-        while self.bands and self.bands[0].start < row:
-            band = self.bands.pop(0)
-            n_rows = min(row - band.start, len(band.slots))
-            if n_rows < len(band.slots):
-                self.bands.insert(0, band.below(n_rows))
-            rest = (slice(0, length) for length in band.slots.shape[1:])
-            yield (slice(band.start, band.start + n_rows), *rest), band.labels[:n_rows]

@@ -115,7 +115,7 @@ def open_store(
         labels count as done. Part of `key` where no probabilities are kept.
     dims : 2 or 3, as the network has.
     chunk : size of a chunk `([z,] y, x)` in px, best powers of 2; None for 256 x 1024, or for
-        64 x 64 x 256. It matters only when a store is made.
+        16 x 64 x 256. It matters only when a store is made.
     keep_outputs : whether to keep the probabilities.
     pixel_size : µm by axis, for other programs.
 

@@ -19,7 +19,7 @@ __all__ = [
     "needed_bytes",
 ]
 
-DEFAULT_CHUNK = {2: (256, 1024), 3: (64, 64, 256)}
+DEFAULT_CHUNK = {2: (256, 1024), 3: (16, 64, 256)}
 """`(y, x)` or `(z, y, x)` in px, by the number of dimensions of the network.
 
 Low, since finished rows are gathered in memory until they fill a row of chunks.
