@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["classes_everywhere", "finding"]
 
 BAND_SIZE = 2**20
-STRIP_HEIGHT = 64  # px, as the chunks of a store
 """Finished labels are handed out in bands of about this many px: drawn without a pause."""
+STRIP_HEIGHT = 64
+"""Those of volumes in strips along y of this many px, as a store keeps them."""
 LABEL_TYPES = (np.uint8, np.uint16, np.uint32)
 
 Window = tuple[slice, ...]
