@@ -522,3 +522,12 @@ def test_help_says_what_trust_means(capsys, command):
     said = " ".join(capsys.readouterr().out.split())
     assert "only if you trust the file" in said
     assert "--choose NAME" in said
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes end otherwise there")
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+    runner = "import sys; from napari_unet.cli import main; sys.exit(main(['info', 'nuclei']))"
+    command = f'{sys.executable} -c "{runner}" | head -n 1'
+    found = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=tmp_path)
+    assert found.stdout.startswith("nuclei")
+    assert found.stderr == ""

@@ -6,6 +6,7 @@ Nothing heavy is imported before it is needed, so that `--help` answers at once.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -35,7 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USAGE
     try:
         code: int = chosen.run(chosen)
+        sys.stdout.flush()
         return code
+    except BrokenPipeError:  # whoever reads has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
     except KeyboardInterrupt:
         complain("stopped.")
         return INTERRUPTED
