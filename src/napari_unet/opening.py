@@ -7,6 +7,7 @@ worker thread: the window itself never loads torch.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -274,7 +275,10 @@ def _number(line: Line, text: str) -> float | None:
     if text.lower() in ("", "none", "unknown"):
         return None
     try:
-        number = float(text.removesuffix("µm").replace(",", ".").strip())
+        plain_number = text.replace("μ", "µ").removesuffix("µm").removesuffix("um").strip()
+        if re.fullmatch(r"\d+,\d{3}", plain_number):  # a thousand, or one and a bit?
+            raise ValueError(text)
+        number = float(plain_number.replace(",", "."))
     except ValueError:
         number = math.nan
     if not 0 < number < math.inf:

@@ -76,7 +76,7 @@ def _is_package(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name.lower() for name in archive.namelist()]
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, NotImplementedError):
         return False
     if any(name.rpartition("/")[2] in IN_PACKAGES for name in names):
         return True

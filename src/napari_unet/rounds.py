@@ -63,8 +63,15 @@ def training(
         was painted.
     """
     yield Progress(done=0, total=0, message="Gathering the corrections")
+    from napari_unet.core.checkpoints.native import PROGRAM
+    from napari_unet.core.errors import TrainingError
     from napari_unet.core.finetuning import fine_tuning
 
+    if model.architecture == PROGRAM:
+        raise TrainingError(
+            f"{model.description.name} is a program that only its own file can run: what it "
+            f"learns could not be kept. Ask for the weights alone (a state dict), and open those."
+        )
     if model.description.dims == 3:
         for key, image in (opened or {}).items():
             yield from project.keep_slices(image, key)

@@ -191,3 +191,34 @@ def test_a_summary_of_nothing_finite_is_zeros() -> None:
 def test_refuses_settings_that_make_no_sense(settings: dict[str, Any]) -> None:
     with pytest.raises(SettingsError, match=next(iter(settings))):
         Normalization(**settings)
+
+
+def test_the_range_of_a_type_is_that_of_the_raw_values():
+    samples = np.array([[0, 100, 255]], np.uint8)
+    plain = scale_of(samples, Normalization(kind="range", clip=None))
+    cut = scale_of(samples, Normalization(kind="range", clip=None, raw_clip=((0.0, 200.0),)))
+    assert plain.scale == cut.scale == (255.0,)
+    assert cut.high == (200 / 255,)
+
+
+def test_channels_have_scales_of_their_own():
+    imagenet = Normalization(kind="range", offset=(0.4, 0.5), scale=(0.2, 0.25), clip=None)
+    raw = np.array([[[51]], [[102]]], np.uint8)
+    shown = normalise(raw, scale_of(raw.reshape(2, 1), imagenet, 2))
+    np.testing.assert_allclose(shown.ravel(), [(0.2 - 0.4) / 0.2, (0.4 - 0.5) / 0.25], atol=1e-6)
+    grey = normalise(raw[:1], scale_of(raw[:1].reshape(1, 1), imagenet, 2))
+    np.testing.assert_allclose(grey.ravel(), [(0.2 - 0.4) / 0.2, (0.2 - 0.5) / 0.25], atol=1e-6)
+
+
+def test_pixels_that_are_zero_need_not_count():
+    raw = np.array([[0, 0, 0, 10, 20]], np.uint8)
+    scale = scale_of(raw, Normalization(kind="zscore", nonzero=True, eps=1.0, clip=None))
+    assert scale.offset == (15.0,)
+    assert scale.scale == (6.0,)
+
+
+def test_one_scale_for_all_channels():
+    raw = np.array([[0, 10], [20, 30]], np.uint8)
+    scale = scale_of(raw, Normalization(kind="minmax", joint=True, clip=None))
+    assert scale.offset == (0.0, 0.0)
+    assert scale.scale == (30.0, 30.0)

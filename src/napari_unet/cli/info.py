@@ -13,6 +13,7 @@ from napari_unet.core.errors import ModelFileError
 
 if TYPE_CHECKING:
     from napari_unet.core.checkpoints.card import Line
+    from napari_unet.core.image import Image
     from napari_unet.core.model import Model
     from napari_unet.opening import Opened
 
@@ -50,11 +51,19 @@ def add_info(commands: Any) -> None:
         metavar="NAME=VALUE",
         help="change what was assumed; remembered for this file",
     )
+    parser.add_argument(
+        "--forget", action="store_true", help="forget what was changed before, for this file"
+    )
     add_opening(parser)
 
 
 def _run_info(chosen: argparse.Namespace) -> int:
     model = opened_model(chosen, chosen.model, "cpu")
+    if chosen.forget and model.origin is not None:
+        from napari_unet.core.checkpoints.answers import answers_key, forget
+
+        forget(answers_key(model.origin.sha256, model.origin.member))
+        model = opened_model(chosen, chosen.model, "cpu")
     is_remembered = True
     for change in chosen.changes:
         changed = _changed(model, change, chosen.model)
@@ -143,10 +152,25 @@ def _ranking(model: Model, image: str, axes: str | None) -> Iterator[str]:
     from napari_unet.core.fingerprint import guess_normalization
     from napari_unet.opening import plain
 
-    proposal = guess_normalization(model, open_image(image, axes).image)
+    opened = open_image(image, axes).image
+    proposal = guess_normalization(model, opened)
     yield f"\nIntensities of {plain(image)}, by how well they suit the network (0 is perfect):"
     for guess in proposal.guesses:
         yield f"  {guess.score:8.2f}  {guess.value:<14}{guess.text}"
     yield from textwrap.wrap(proposal.sentence(), 99)
     if proposal.best is not None and not proposal.is_strange:
         yield f"To take that: --set normalization={proposal.best.value}"
+    yield from _other_rankings(model, opened)
+
+
+def _other_rankings(model: Model, image: Image) -> Iterator[str]:
+    """The same for what else of the network was assumed."""
+    from napari_unet.core.checkpoints.card import card_of
+    from napari_unet.core.fingerprint import guess_option
+    from napari_unet.opening import option_name
+
+    for line in card_of(model):
+        if line.state == "assumed" and line.options and hasattr(model.config, line.name):
+            yield f"\n{line.label} ({line.name}):"
+            for guess in guess_option(model, image, line.name).guesses:
+                yield f"  {guess.score:8.2f}  {option_name(guess.value):<14}{guess.text}"

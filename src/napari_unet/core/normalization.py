@@ -110,7 +110,7 @@ def scale_of(
     channels = [_counted(channel.ravel(), at, normalization) for at, channel in enumerate(samples)]
     if normalization.joint:
         channels = [np.concatenate(channels)] * n_channels
-    pairs = [_pair(channel, normalization) for channel in channels]
+    pairs = [_pair(channel, normalization, samples.dtype) for channel in channels]
     return _then([pair[0] for pair in pairs], [pair[1] for pair in pairs], normalization)
 
 
@@ -162,13 +162,15 @@ def _short(values: Sequence[float]) -> tuple[float, ...]:
     return tuple(values[:1]) if len(set(values)) == 1 else tuple(values)
 
 
-def _pair(values: npt.NDArray[np.generic], normalization: Normalization) -> tuple[float, float]:
-    """Offset and scale of one channel; a constant channel keeps scale 1."""
+def _pair(
+    values: npt.NDArray[np.generic], normalization: Normalization, dtype: np.dtype[Any]
+) -> tuple[float, float]:
+    """Offset and scale of one channel of raw type `dtype`; a constant one keeps scale 1."""
     if normalization.kind == "none":
         return 0.0, 1.0
     if normalization.kind == "range":
-        is_integer = np.issubdtype(values.dtype, np.integer)
-        return 0.0, float(np.iinfo(np.dtype(str(values.dtype))).max) if is_integer else 1.0
+        is_integer = np.issubdtype(dtype, np.integer)
+        return 0.0, float(np.iinfo(np.dtype(str(dtype))).max) if is_integer else 1.0
     finite = _real(values, in_float32=_is_small(values.dtype))
     finite = finite[np.isfinite(finite)]
     if finite.size == 0:

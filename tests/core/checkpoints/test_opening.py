@@ -211,3 +211,94 @@ def test_an_untrained_network_is_told_from_a_trained_one(tmp_path):
     torch.save(new, tmp_path / "m.pth")
     notes = load_model(tmp_path / "m.pth", "cpu").description.notes
     assert any("untrained" in note for note in notes)
+
+
+# ---- what a stranger tripped over
+
+
+def two_networks(tmp_path):
+    """A zip file with one file in it that holds two networks."""
+    import zipfile
+
+    valid, same = (
+        torch.load(FIXTURES / "jvanvugt" / f"{name}.pt", weights_only=True)
+        for name in ("valid", "same_norm")
+    )
+    torch.save({"netA": valid, "netB": same}, tmp_path / "two.pt")
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as file:
+        file.write(tmp_path / "two.pt", "two.pt")
+    return tmp_path / "two.zip"
+
+
+def test_a_choice_within_a_file_within_an_archive(tmp_path):
+    archive = two_networks(tmp_path)
+    with pytest.raises(ChoiceNeeded) as caught:
+        load_model(archive, "cpu")
+    first, second = caught.value.options
+    assert (
+        load_model(archive, "cpu", choose=first).id
+        == load_model(FIXTURES / "jvanvugt" / "valid.pt", "cpu").id
+    )
+    assert load_model(archive, "cpu", choose=second).id != load_model(archive, choose=first).id
+
+
+@pytest.mark.parametrize("about", [{"author": "me"}, "my notes", {"normalization": "zscore"}])
+def test_what_others_call_about_is_not_ours(about, tmp_path):
+    weights = torch.load(FIXTURES / "milesial" / "d_transposed.pt", weights_only=True)
+    torch.save({"state_dict": weights, "about": about}, tmp_path / "inside.pth")
+    torch.save(weights, tmp_path / "beside.pth")
+    (tmp_path / "config.json").write_text(json.dumps({"model": {"name": "x"}, "about": about}))
+    plain = load_model(FIXTURES / "milesial" / "d_transposed.pt", "cpu")
+    for name in ("inside.pth", "beside.pth"):
+        opened = load_model(tmp_path / name, "cpu")
+        assert opened.description.normalization == plain.description.normalization
+
+
+def test_changed_there_and_back_the_classes_are_those_of_the_file(tmp_path, make_tiny_model):
+    named = make_tiny_model(n_classes=3).described(
+        class_names=("background", "cell"), output_class=(0, 1, 1), outputs=("a", "b", "c")
+    )
+    save_model(named, tmp_path / "named.zip")
+    before = load_model(tmp_path / "named.zip", "cpu")
+    assert before.origin is not None
+    for value in ("sigmoid", "softmax"):
+        answers.remember(before.origin.sha256, {"activation": value})
+    again = load_model(tmp_path / "named.zip", "cpu")
+    assert again.description.class_names == ("background", "cell")
+    assert again.description.output_class == (0, 1, 1)
+    same = changed(before, "activation", "softmax")
+    assert same.description.output_class == (0, 1, 1)
+
+
+def test_a_change_that_cannot_work_is_not_made():
+    model = load_model(FIXTURES / "jvanvugt" / "valid.pt", "cpu")
+    with pytest.raises(ModelFileError):
+        changed(model, "padding", "no such padding")
+
+
+def test_numbers_are_shown_as_numbers():
+    model = load_model(FIXTURES / "leejunhyun" / "r2.pt", "cpu")
+    line = next(line for line in card_of(model) if line.name == "steps")
+    assert {option.text for option in line.options} >= {"1", "2", "3"}
+
+
+def test_folders_of_equal_sizes_are_told_apart(tmp_path):
+    for name, fixture in (("a", "d_transposed"), ("b", "d_transposed")):
+        (tmp_path / name).mkdir()
+        weights = torch.load(FIXTURES / "milesial" / f"{fixture}.pt", weights_only=True)
+        if name == "b":
+            weights["outc.conv.bias"] += 1
+        torch.save(weights, tmp_path / name / "model.pt")
+    first, second = (load_model(tmp_path / name, "cpu") for name in "ab")
+    assert first.origin is not None and second.origin is not None
+    assert first.origin.sha256 != second.origin.sha256
+
+
+def test_synchronised_batch_norm_is_batch_norm(tmp_path):
+    from torch import nn
+
+    from napari_unet.core.networks import UNet, UNetConfig
+
+    network = UNet(UNetConfig(dims=3, widths=(2, 4)))
+    torch.save(nn.SyncBatchNorm.convert_sync_batchnorm(network), tmp_path / "whole.pth")
+    assert load_model(tmp_path / "whole.pth", "cpu").config.dims == 3

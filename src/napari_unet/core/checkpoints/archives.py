@@ -32,6 +32,9 @@ SUFFIXES = (
 """What files with weights are usually called; what is in them decides."""
 
 
+INSIDE = " → "
+"""Between a file of an archive and one of several models in that file."""
+
 Opener = Callable[[Source, Wishes], Model]
 """What opens one file: weights in a package are files, too."""
 
@@ -63,8 +66,9 @@ def open_archive(
 def _open_member(archive: Archive, wishes: Wishes, open_source: Opener) -> Model:
     """The one model among the files, or the one that was chosen."""
     found = [name for name in archive.names() if name.lower().endswith(SUFFIXES)]
-    if wishes.choose in found:
-        found = [str(wishes.choose)]
+    member, _, inner = (wishes.choose or "").partition(INSIDE)
+    if member in found:
+        found = [member]
     if not found:
         raise ModelFileError(
             f"{archive.name} holds no model: none of its {len(archive.names())} files ends with "
@@ -83,7 +87,11 @@ def _open_member(archive: Archive, wishes: Wishes, open_source: Opener) -> Model
             f"then open it."
         )
     config = {**_config_in(archive, found[0]), **wishes.config}
-    return open_source(source, replace(wishes, choose=None, config=config))
+    try:
+        return open_source(source, replace(wishes, choose=inner or None, config=config))
+    except ChoiceNeeded as asked:
+        options = tuple(f"{found[0]}{INSIDE}{option}" for option in asked.options)
+        raise ChoiceNeeded(str(asked), options) from asked
 
 
 def _config_in(archive: Archive, member: str) -> dict[str, Any]:

@@ -28,7 +28,8 @@ def config_beside(path: Path) -> dict[str, Any]:
     if not found:
         return {}
     first = next((values for values in found.values() if _is_about_model(values)), {})
-    config: dict[str, Any] = {**first, "beside": found}
+    said = {name: value for name, value in first.items() if name != "about"}  # that of packages
+    config: dict[str, Any] = {**said, "beside": found}
     section = config.get("model")
     if isinstance(section, Mapping) and isinstance(section.get("name"), str):
         config["class"] = section["name"]

@@ -58,8 +58,8 @@ def built(evidence: Evidence, family: Family, wishes: Wishes) -> Model:
             f"{evidence.name} looks like a {family.title}, but its tensors have shapes that no "
             f"U-Net has ({error}). The file is damaged."
         ) from error
-    changes = _usable(wishes.changes, understood)
     understood = _as_packaged(understood, evidence)
+    changes = _usable(wishes.changes, understood)
     return rebuild(
         evidence,
         family.name,
@@ -72,7 +72,10 @@ def built(evidence: Evidence, family: Family, wishes: Wishes) -> Model:
 
 def _usable(changes: Mapping[str, Any] | None, understood: Understanding) -> dict[str, Any]:
     """What was decided, as values of the attributes; what no longer fits is left out."""
-    return decoded(changes or {}, understood.config)
+    kept = dict(changes or {})
+    if kept.get("activation", "") == understood.about.get("activation"):
+        del kept["activation"]  # as the file says, with the classes that it names
+    return decoded(kept, understood.config)
 
 
 def _as_packaged(understood: Understanding, evidence: Evidence) -> Understanding:
@@ -123,8 +126,8 @@ def from_graph(
         names=graph.names,
         notes=graph.notes,
     )
-    changes = _usable(wishes.changes, understood)
     understood = _as_packaged(understood, evidence)
+    changes = _usable(wishes.changes, understood)
     return rebuild(
         evidence, "layered", understood, sha256=wishes.sha256, member=wishes.member, changes=changes
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_type_hints
 
 from napari_unet.core.architectures import architecture_of
+from napari_unet.core.checkpoints.checks import try_out
 from napari_unet.core.checkpoints.family import classes_of, families
 from napari_unet.core.checkpoints.normalizations import NORMALIZATIONS, normalization_words
 from napari_unet.core.checkpoints.plain import checked, from_plain
@@ -56,8 +57,6 @@ LABELS = {
 VALUES = {
     "valid": "unpadded (valid): the result is smaller, the image is mirrored around it",
     "same": "padded (same): the result is as large as the image",
-    True: "yes",
-    False: "no",
 }
 
 
@@ -170,8 +169,8 @@ def _outputs(model: Model) -> list[Line]:
         return [
             Line(
                 label="High values mark", text=options[about.inverted].text,
-                state=_state(model, "inverted"), name="inverted", options=options,
-                value=about.inverted,
+                state=_state(model, "inverted"), options=options, value=about.inverted,
+                name="inverted" if about.activation == "sigmoid" else "",
             )
         ]  # fmt: skip
     options = (
@@ -237,6 +236,8 @@ def _config_line(model: Model, name: str) -> Line:
 
 
 def _words(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, tuple):
         return " – ".join(map(str, value))
     return VALUES.get(value, str(value))
@@ -288,11 +289,13 @@ def changed(model: Model, name: str, value: Any) -> Model:
     ModelFileError
         If the network cannot be so.
     """
+    chosen = tuple(dict.fromkeys([*model.description.chosen, name]))
+    if name == "activation" and value == model.description.activation:
+        return model.described(chosen=chosen)  # with the classes that it has
     try:
         values = _decoded(name, value, model.config)
     except (ValueError, TypeError, KeyError) as error:
         raise ModelFileError(f"{name} cannot be {value!r} ({error}). Choose another.") from error
-    chosen = tuple(dict.fromkeys([*model.description.chosen, name]))
     if name in {field.name for field in fields(model.config)}:  # type: ignore[arg-type]
         return _rebuilt(model, values).described(chosen=chosen)
     return model.described(**values, chosen=chosen)
@@ -304,6 +307,7 @@ def _rebuilt(model: Model, values: Mapping[str, Any]) -> Model:
     try:
         config = replace(model.config, **values)  # type: ignore[type-var]
         network = fill(kind.build, config, model.network.state_dict())
+        list(try_out(network, config, model.description.name))
     except (SettingsError, RuntimeError) as error:
         raise ModelFileError(
             f"With {values} the network does not fit its weights. Choose another value."

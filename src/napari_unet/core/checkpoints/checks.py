@@ -53,7 +53,8 @@ def _plain_kind(name: str) -> str:
     """What a layer does when it predicts, whatever its class is called."""
     if "Dropout" in name:
         return "Identity"
-    name = name.replace("SyncBatchNorm", "BatchNorm2d")
+    if "BatchNorm" in name:  # the shapes tell the dimensions
+        return "BatchNorm"
     return "Upsample" if name.startswith("Upsampl") else name
 
 

@@ -15,7 +15,7 @@ class Origin:
     Attributes
     ----------
     file : its name.
-    sha256 : of the whole file, hexadecimal; of the names and sizes of its files for a folder.
+    sha256 : of the whole file, hexadecimal; of the names and contents of its files for a folder.
     member : which of several models in the file; "" if it holds one.
     container : the kind of file in plain words.
     prefix : what all names in the file begin with.

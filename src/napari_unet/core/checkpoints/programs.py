@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from napari_unet.core.checkpoints.building import Wishes, built, from_graph
+from napari_unet.core.checkpoints.card import decoded
 from napari_unet.core.checkpoints.containers.source import Source
 from napari_unet.core.checkpoints.evidence import Evidence
 from napari_unet.core.checkpoints.family import recognised
@@ -38,7 +39,7 @@ def from_program(evidence: Evidence, source: Source, kind: str, wishes: Wishes) 
 def _run_by_trust(source: Source, wishes: Wishes, reason: str) -> Model:
     from napari_unet.core.checkpoints.trusted import run_torchscript
 
-    sha256 = wishes.sha256 or source.sha256()
+    sha256 = source.sha256()  # of the very file, whatever folder or archive it is in
     if wishes.trust is not True and wishes.trust != sha256:
         raise TrustNeeded(
             f"{source.name} carries a program (TorchScript), and its network cannot be read "
@@ -47,7 +48,10 @@ def _run_by_trust(source: Source, wishes: Wishes, reason: str) -> Model:
             sha256,
             f"the TorchScript program in {source.name}, by torch.jit.load",
         )
-    return run_torchscript(source, sha256)
+    model = run_torchscript(source, wishes.sha256, wishes.member)
+    said = decoded(wishes.changes or {}, model.config)
+    said = {name: value for name, value in said.items() if not hasattr(model.config, name)}
+    return model.described(**said, chosen=tuple(said)) if said else model
 
 
 def _read_torchscript(source: Source) -> Graph:

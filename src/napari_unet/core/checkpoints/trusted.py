@@ -53,7 +53,7 @@ class _Program(nn.Module):
         return logits
 
 
-def run_torchscript(source: Source, sha256: str) -> Model:
+def run_torchscript(source: Source, sha256: str, member: str = "") -> Model:
     """Load a TorchScript file and RUN what it carries. Only for files that the user trusts.
 
     Raises
@@ -87,7 +87,9 @@ def run_torchscript(source: Source, sha256: str) -> Model:
         ),
         device=choose_device("cpu"),
         id=weights_id(network),
-        origin=Origin(file=source.name, sha256=sha256, container="TorchScript program"),
+        origin=Origin(
+            file=source.name, sha256=sha256, member=member, container="TorchScript program"
+        ),
     )  # fmt: skip
 
 

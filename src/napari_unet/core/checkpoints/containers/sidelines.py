@@ -44,6 +44,7 @@ def config_of(contents: Contents) -> dict[str, Any]:
     root = contents.layers.get("") or contents.layers.get("model")
     if kind or root is not None:
         config["class"] = kind or (root.kind if root is not None else "")
+    config.pop("about", None)  # what packages say of a model; a file has no say in it
     return config
 
 

@@ -151,7 +151,8 @@ def _understand(evidence: Evidence) -> Understanding:
         widths=tuple(evidence.n_out(f"down_path.{i}.block.0.weight") for i in range(n_levels)),
         norm=evidence.has("down_path.0.block.2.running_mean"),
         transposed=transposed,
-        padding=padding or "valid",
+        # Unpadded, six levels would need images of 380 px: nobody trains so.
+        padding=padding or ("valid" if n_levels < 6 else "same"),
         align_corners=bool(aligned),
     )
     assumed = ["normalization", "class_names", "pooling"]

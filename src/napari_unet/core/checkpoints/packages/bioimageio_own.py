@@ -57,5 +57,8 @@ def own_model(
     named = package.config.get("assumed")
     assumed = tuple(str(one) for one in named) if isinstance(named, list) else ()
     understood = Understanding(config=config, about=package.about, assumed=assumed)
-    decided = decoded(changes or {}, config)
+    said = dict(changes or {})
+    if said.get("activation", "") == package.about.get("activation"):
+        del said["activation"]  # as the package says, with the classes that it names
+    decided = decoded(said, config)
     return rebuild(evidence, name, understood, sha256=sha256, changes=decided)
