@@ -55,6 +55,8 @@ OTHER_ENCODERS = (
 
 
 def _recognise(evidence: Evidence) -> bool:
+    if evidence.has("decoder.blocks.0.convs.conv_0.conv.weight"):
+        return False  # MONAI's FlexibleUNet, whose parts are called the same
     is_old = evidence.has("decoder.final_conv.weight") and any(
         evidence.has(f"decoder.{name}.weight") for name in OLD_DECODERS
     )
@@ -206,10 +208,8 @@ def _encoder(evidence: Evidence, known: Evidence, told: Mapping[str, Any]) -> st
         name = f"the encoder {stated[:60]!r}"
     else:
         name = _other_encoder(evidence)
-    is_monai = any(evidence.matches(r"decoder\.blocks\.\d+\.convs\.conv_0\..*"))
-    whose = "MONAI's FlexibleUNet" if is_monai else "segmentation_models_pytorch"
     raise ModelFileError(
-        f"{evidence.name} is a network of {whose} with {name}, which cannot be "
+        f"{evidence.name} is a network of segmentation_models_pytorch with {name}, which cannot be "
         f"rebuilt here yet. Export the model as ONNX (torch.onnx.export) and open that file."
     )
 

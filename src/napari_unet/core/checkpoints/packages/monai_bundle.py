@@ -27,11 +27,24 @@ CONFIGS = ("inference", "evaluate", "train")
 
 WEIGHTS = ("model.pt", "model.safetensors", "model.pth", "model.ts")
 NETWORKS = frozenset(
-    {"UNet", "BasicUNet", "BasicUNetPlusPlus", "AttentionUnet", "DynUNet", "SegResNet"}
+    {
+        "UNet",
+        "BasicUNet",
+        "BasicUNetPlusPlus",
+        "AttentionUnet",
+        "DynUNet",
+        "FlexibleUNet",
+        "SegResNet",
+    }
 )
 """Networks whose arguments are understood, by the names that bundles use."""
 
-_ALIASES = {"Unet": "UNet", "BasicUnet": "BasicUNet", "DynUnet": "DynUNet"}
+_ALIASES = {
+    "Unet": "UNet",
+    "BasicUnet": "BasicUNet",
+    "DynUnet": "DynUNet",
+    "FlexUNet": "FlexibleUNet",
+}
 _ENUM = re.compile(r"\$@?monai\.networks\.layers\.(?:factories\.)?(?:Norm|Act)\.([A-Za-z_0-9]+)")
 _UNKNOWN = object()
 MAX_VALUES = 20_000
