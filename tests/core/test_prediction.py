@@ -753,7 +753,7 @@ def test_recognises_a_real_lack_of_memory() -> None:
 def test_a_lack_of_memory_of_numpy_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Results are put together outside of torch."""
     n_calls = []
-    real = prediction.gathered
+    real = running.gathered
 
     def gathered(*about: Any) -> Any:
         n_calls.append(1)
@@ -826,7 +826,7 @@ def watched(monkeypatch: pytest.MonkeyPatch, seconds: list[float], kind: str = "
     monkeypatch.setattr(prediction, "release_memory", lambda device: None)
     monkeypatch.setattr(running, "release_memory", lambda device: None)
     monkeypatch.setattr(
-        prediction,
+        running,
         "_on_processor",
         lambda given: replace(given, plan=replace(given.plan, device=torch.device("cpu"))),
     )
@@ -917,6 +917,7 @@ def test_refuses_what_does_not_fit_together() -> None:
 def test_gives_memory_back_however_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     released: list[torch.device] = []
     monkeypatch.setattr(prediction, "release_memory", released.append)
+    monkeypatch.setattr(running, "release_memory", released.append)
     image = picture(64, 64)
     one = member(unet(), image, tile_size=32)
     run([one], image)
