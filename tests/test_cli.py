@@ -25,6 +25,8 @@ from napari_unet.core.networks import UNet, UNetConfig
 from napari_unet.core.progress import finish
 from napari_unet.project import Project
 
+ROOT = Path(__file__).resolve().parents[1]
+
 
 @pytest.fixture(scope="module")
 def model_path(tmp_path_factory):
@@ -531,3 +533,28 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
     found = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=tmp_path)
     assert found.stdout.startswith("nuclei")
     assert found.stderr == ""
+
+
+def test_what_was_said_of_a_file_can_be_forgotten(capsys, tmp_path):
+    fixture = ROOT / "tests" / "fixtures" / "checkpoints" / "jvanvugt" / "valid.pt"
+    path = tmp_path / "net.pt"
+    path.write_bytes(fixture.read_bytes())
+    assert cli.main(["info", str(path), "--set", "padding=same"]) == 0
+    capsys.readouterr()
+    assert cli.main(["info", str(path)]) == 0
+    assert "your choice (padding)" in capsys.readouterr().out
+    assert cli.main(["info", str(path), "--forget"]) == 0
+    assert "assumed (padding)" in capsys.readouterr().out
+    assert cli.main(["info", str(path)]) == 0
+    assert "assumed (padding)" in capsys.readouterr().out
+
+
+def test_info_ranks_whatever_was_assumed(capsys, tmp_path):
+    fixtures = ROOT / "tests" / "fixtures" / "checkpoints"
+    tifffile.imwrite(tmp_path / "a.tif", np.random.default_rng(0).integers(0, 255, (64, 64), "u1"))
+    path = str(fixtures / "jvanvugt" / "same_norm.pt")
+    assert cli.main(["info", path, "--image", str(tmp_path / "a.tif")]) == 0
+    said = capsys.readouterr().out
+    assert "Intensities of" in said
+    assert "(padding):" in said
+    assert said.count("  valid ") == 1

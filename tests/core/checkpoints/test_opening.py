@@ -1,6 +1,7 @@
 """Files of all families, from the path to a model that segments, learns, and is saved again."""
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,14 @@ import torch
 from napari_unet.core.checkpoints import answers
 from napari_unet.core.checkpoints.card import card_of, changed
 from napari_unet.core.checkpoints.saving import write_plain
-from napari_unet.core.errors import ChoiceNeeded, ModelFileError
+from napari_unet.core.errors import ChoiceNeeded, ModelFileError, TrainingError, TrustNeeded
 from napari_unet.core.finetuning import fine_tune
 from napari_unet.core.model import load_model, save_model
+from napari_unet.core.progress import finish
 from napari_unet.core.segmentation import segment
 from napari_unet.core.settings import FineTuneSettings, SegmentSettings
+from napari_unet.project import Project
+from napari_unet.rounds import training
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "checkpoints"
 FILES = sorted(path for path in FIXTURES.rglob("*.pt") if path.with_suffix(".npz").exists())
@@ -302,3 +306,64 @@ def test_synchronised_batch_norm_is_batch_norm(tmp_path):
     network = UNet(UNetConfig(dims=3, widths=(2, 4)))
     torch.save(nn.SyncBatchNorm.convert_sync_batchnorm(network), tmp_path / "whole.pth")
     assert load_model(tmp_path / "whole.pth", "cpu").config.dims == 3
+
+
+class Strange(torch.nn.Module):
+    """Decides by what it sees, so that no list of layers can stand for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(1, 2, 3, padding=1)
+
+    def forward(self, image):
+        """`(b, 1, y, x)` to `(b, 2, y, x)`."""
+        found = self.conv(image)
+        if bool(found.mean() > 0):
+            return found * 2
+        return found
+
+
+@pytest.fixture
+def program(tmp_path):
+    """A file that only its own program can open."""
+    path = tmp_path / "program.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated
+        torch.jit.save(torch.jit.script(Strange()), path)
+    return path
+
+
+def test_a_program_runs_only_if_it_is_trusted(program):
+    with pytest.raises(TrustNeeded) as caught:
+        load_model(program, "cpu")
+    assert "torch.jit.load" in caught.value.program
+    with pytest.raises(TrustNeeded):
+        load_model(program, "cpu", trust="0" * 64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = load_model(program, "cpu", trust=caught.value.sha256)
+    assert model.config.in_channels == 1
+    image = np.random.default_rng(0).integers(0, 255, (40, 40)).astype(np.uint8)
+    assert segment(image, model, SegmentSettings(what="classes")).labels.shape == (40, 40)
+
+
+def test_a_program_cannot_be_kept_nor_trained_in_a_project(program, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = load_model(program, "cpu", trust=True)
+    with pytest.raises(ModelFileError, match="only its own file can run"):
+        save_model(model, tmp_path / "own.safetensors")
+    work = training(model, Project.create(tmp_path / "project"), FineTuneSettings())
+    with pytest.raises(TrainingError, match="only its own file can run"):
+        finish(work)
+
+
+def test_what_is_said_of_a_program_is_remembered(program):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = load_model(program, "cpu", trust=True)
+        assert model.origin is not None
+        answers.remember(model.origin.sha256, {"normalization": "zscore"})
+        again = load_model(program, "cpu", trust=True)
+    assert again.description.normalization.kind == "zscore"
+    assert again.description.chosen == ("normalization",)
