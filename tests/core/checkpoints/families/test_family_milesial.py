@@ -5,75 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 from family_fixtures import (
-    CLASSICS,
-    damaged,
-    difference,
     evidence_of,
-    fixtures,
-    is_plain,
-    is_sound,
-    pairs,
     rebuilt,
-    refuses,
     without,
 )
 
 from napari_unet.core.checkpoints.evidence import Evidence
 from napari_unet.core.checkpoints.families.milesial import FAMILY, MilesialConfig, MilesialUNet
-from napari_unet.core.checkpoints.family import recognised
-from napari_unet.core.checkpoints.rebuild import rebuild
 from napari_unet.core.errors import ModelFileError
 from napari_unet.core.normalization import Normalization
 
 LAST = ("outc.conv.weight", "outc.conv.bias")
-
-
-@pytest.mark.parametrize("fixture", fixtures("milesial"))
-def test_it_gives_what_the_original_gives(fixture):
-    network = rebuilt(FAMILY, evidence_of(fixture))
-
-    assert difference(network, fixture) <= 1e-5
-
-
-@pytest.mark.parametrize("fixture", fixtures("milesial"))
-def test_it_can_be_kept_copied_and_trained(fixture):
-    evidence = evidence_of(fixture)
-    config = FAMILY.understand(evidence).config
-    image, _ = next(pairs(fixture))
-
-    assert is_plain(config)
-    assert (config.in_channels, config.dims) == (image.shape[1], 2)
-    assert is_sound(rebuilt(FAMILY, evidence), image)
-
-
-@pytest.mark.parametrize("fixture", fixtures(*CLASSICS))
-def test_it_takes_its_own_files_and_no_others(fixture):
-    assert FAMILY.recognise(evidence_of(fixture)) == fixture.startswith("milesial/")
-
-
-@pytest.mark.parametrize("fixture", ["milesial/a_transposed", "milesial/d_bilinear"])
-def test_whatever_is_missing_or_of_another_shape_is_seen(fixture):
-    evidence = evidence_of(fixture)
-
-    assert not refuses(FAMILY, evidence)
-    assert all(refuses(FAMILY, changed) for changed in damaged(evidence))
-
-
-@pytest.mark.parametrize("fixture", ["milesial/a_transposed", "milesial/d_bilinear"])
-def test_a_file_becomes_a_model(fixture):
-    evidence = evidence_of(fixture)
-    family = recognised(evidence)
-    assert family is FAMILY
-    model = rebuild(evidence, family.name, family.understand(evidence))
-
-    assert difference(model.network, fixture) <= 1e-5
-
-
-def test_the_order_of_the_tensors_does_not_matter():
-    evidence = evidence_of("milesial/a_transposed")
-    turned = replace(evidence, tensors=dict(reversed(evidence.tensors.items())))
-
-    assert FAMILY.understand(turned).config == FAMILY.understand(evidence).config
 
 
 def test_what_differs_between_generations_is_read_off_names_and_shapes():
