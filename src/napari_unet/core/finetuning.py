@@ -27,7 +27,6 @@ from napari_unet.core.engine.fitting import Fit
 from napari_unet.core.errors import TrainingError, UNetLiveError
 from napari_unet.core.image import Image, make_image
 from napari_unet.core.losses import (
-    Outcome,
     class_log_probabilities,
     hold_loss,
     masked_cross_entropy,
@@ -35,6 +34,7 @@ from napari_unet.core.losses import (
     output_probabilities,
 )
 from napari_unet.core.model import Model, Round, load_model, weights_id
+from napari_unet.core.outcomes import Outcome
 from napari_unet.core.patches import PatchPlan, TrainingBlock, draw_batch, plan_for, training_blocks
 from napari_unet.core.progress import FinishEarly, Work, finish
 from napari_unet.core.rehearsal import rehearsal_images

@@ -8,16 +8,15 @@ which class each output counts towards; the loss sums their probabilities first.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from napari_unet.core.corrections import IGNORE
+from napari_unet.core.outcomes import Outcome, probabilities_of
 
 __all__ = [
-    "Outcome",
     "class_log_probabilities",
     "hold_loss",
     "masked_cross_entropy",
@@ -25,15 +24,11 @@ __all__ = [
     "output_probabilities",
 ]
 
-Outcome = Literal["softmax", "sigmoid", "inverted", "none"]
-
 
 def output_probabilities(logits: Tensor, outcome: Outcome) -> Tensor:
     """What the outputs `(b, output, ...)` say, as float32 probabilities of the same shape."""
-    logits = logits.float()
-    if outcome == "softmax":
-        return logits.softmax(dim=1)
-    return logits.clamp(0, 1) if outcome == "none" else _each(logits, outcome).sigmoid()
+    found = probabilities_of(logits, outcome)
+    return found.clamp(0, 1) if outcome == "none" else found
 
 
 def class_log_probabilities(

@@ -16,6 +16,7 @@ from napari_unet.core.checkpoints.origin import Origin
 from napari_unet.core.device import Device
 from napari_unet.core.errors import ModelFileError
 from napari_unet.core.normalization import Normalization
+from napari_unet.core.outcomes import Outcome
 from napari_unet.core.settings import ObjectSettings
 
 __all__ = ["BUILT_IN", "Description", "Model", "Round", "load_model", "save_model", "weights_id"]
@@ -126,7 +127,7 @@ class Description:
         return ~self.border
 
     @property
-    def outcome(self) -> Literal["softmax", "sigmoid", "inverted", "none"]:
+    def outcome(self) -> Outcome:
         """What the engine makes of logits."""
         return "inverted" if self.inverted else self.activation
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,11 +22,11 @@ from napari_unet.core.engine.graph import Graph, Shape, Spans
 from napari_unet.core.engine.ops import Join
 from napari_unet.core.engine.source import Source
 from napari_unet.core.engine.streaming import Stream
+from napari_unet.core.outcomes import Outcome, probabilities_of
 
 __all__ = ["Activation", "RowByRow", "Way", "activated", "shifted"]
 
-Activation = Literal["softmax", "sigmoid", "inverted", "none"]
-"""What becomes of logits: "inverted" is one minus the sigmoid."""
+Activation = Outcome
 T = TypeVar("T")
 
 STRIP_BYTES = 2**24
@@ -58,12 +58,7 @@ class Way(Protocol):
 @torch.inference_mode()
 def activated(logits: Tensor, activation: Activation) -> Tensor:
     """Logits `(1, output, ...)` to float32 probabilities."""
-    logits = logits.float()
-    if activation == "softmax":
-        return logits.softmax(dim=1)
-    if activation == "inverted":
-        return logits.neg().sigmoid()
-    return logits.sigmoid() if activation == "sigmoid" else logits
+    return probabilities_of(logits, activation)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
