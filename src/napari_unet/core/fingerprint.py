@@ -24,6 +24,7 @@ from napari_unet.core.checkpoints.card import card_of, changed
 from napari_unet.core.checkpoints.normalizations import NORMALIZATIONS
 from napari_unet.core.engine.facts import general_facts
 from napari_unet.core.engine.fitting import Fit
+from napari_unet.core.engine.source import continued
 from napari_unet.core.errors import ModelFileError
 from napari_unet.core.image import Image
 from napari_unet.core.model import Model
@@ -202,16 +203,10 @@ def _score(
 
 
 def _fitting(image: Tensor, fit: Fit) -> Tensor:
-    """An image `(c, [z,] y, x)`, repeated at its end until the network takes it."""
-    shape = tuple(image.shape[1:])
-    wanted = fit.size_for(
-        tuple(max(1, n - lost) for n, lost in zip(shape, fit.margin, strict=True))
-    )
-    for axis, (n, size) in enumerate(zip(shape, wanted, strict=True), start=1):
-        at = torch.arange(size) % max(1, 2 * n - 2)
-        at = torch.where(at < n, at, 2 * n - 2 - at).clamp(min=0)
-        image = image.index_select(axis, at)
-    return image
+    """An image `(c, [z,] y, x)`, mirrored at its end until the network takes it."""
+    each = zip(image.shape[1:], fit.margin, strict=True)
+    wanted = fit.size_for(tuple(max(1, n - lost) for n, lost in each))
+    return continued(image, tuple((0, size) for size in wanted))
 
 
 @torch.inference_mode()

@@ -16,9 +16,9 @@ from napari_unet.core.corrections import IGNORE, CorrectedBlock, target_of
 from napari_unet.core.device import autocast
 from napari_unet.core.engine.facts import general_facts
 from napari_unet.core.engine.fitting import Fit
+from napari_unet.core.engine.source import continued
 from napari_unet.core.losses import class_log_probabilities
 from napari_unet.core.model import Description, Model
-from napari_unet.core.tiling import mirrored
 
 __all__ = ["Scorer", "memory_format", "whole_picture_classes"]
 
@@ -48,10 +48,8 @@ def whole_picture_classes(
 ) -> Tensor:
     """Likeliest class `([z,] y, x)` of the pixels of `(c, [z,] y, x)`, mirrored to fit."""
     shape = tuple(image.shape[1:])
-    size = fit.size_for(shape)
-    for axis, (n, before, wanted) in enumerate(zip(shape, fit.before, size, strict=True), start=1):
-        at = torch.from_numpy(mirrored(slice(-before, wanted - before), n))
-        image = image.index_select(axis, at.to(image.device))
+    each = zip(fit.before, fit.size_for(shape), strict=True)
+    image = continued(image, tuple((-before, size - before) for before, size in each))
     with autocast(image.device):
         logits = network(image[None].contiguous(memory_format=memory_format(len(shape))))
     logits = logits[(..., *(slice(n) for n in shape))]

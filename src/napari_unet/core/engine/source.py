@@ -23,12 +23,20 @@ from napari_unet.core.normalization import (
 from napari_unet.core.overlap import read_ahead
 from napari_unet.core.tiling import mirrored
 
-__all__ = ["Source"]
+__all__ = ["Source", "continued"]
 
 BLOCK_BYTES = 2**24
 """About this many bytes of raw image are read at once; whole chunks where they are not larger."""
 TORCH_READS = ["uint8", "int8", "uint16", "int16", "int32", "float16", "float32"]
 """Raw types that are scaled by torch, in several threads or on the GPU."""
+
+
+def continued(image: Tensor, spans: Spans) -> Tensor:
+    """An image `(c, [z,] y, x)` on `spans` that may reach beyond it, where it is mirrored."""
+    for axis, span in enumerate(spans, start=1):
+        at = torch.from_numpy(mirrored(slice(*span), image.shape[axis]))
+        image = image.index_select(axis, at.to(image.device))
+    return image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
