@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["About"]
+__all__ = ["About", "mapping_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,3 +16,8 @@ class About:
     about: Mapping[str, Any]
     assumed: tuple[str, ...]
     notes: tuple[str, ...]
+
+
+def mapping_of(value: Any) -> Mapping[str, Any]:
+    """What a file says under some name, if it is a mapping; else nothing."""
+    return value if isinstance(value, Mapping) else {}

@@ -9,7 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["Contents", "Evidence", "LayerNote"]
+__all__ = ["COUNTER", "Contents", "Evidence", "LayerNote"]
+
+COUNTER = "num_batches_tracked"
+"""A count of training steps, which old files lack; nothing depends on it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from napari_unet.core.errors import ModelFileError
 
 __all__ = [
     "ACTS",
+    "CHOICES",
     "NORMS",
     "Act",
     "Norm",
@@ -40,6 +41,14 @@ ACTS: tuple[Act, ...] = (
     "none",
 )
 """What leaves no trace in a file."""
+
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "norm": NORMS,
+    "groups": (1, 2, 4, 8, 16, 32),
+    "act": ACTS,
+    "slope": (0.01, 0.1, 0.2),
+}
+"""What there is to choose from where a file does not say its style."""
 
 
 class Style(Protocol):

@@ -17,7 +17,7 @@ from napari_unet.core.checkpoints.family import Family, Understanding
 from napari_unet.core.checkpoints.monai.blocks import Up, double
 from napari_unet.core.checkpoints.monai.bundles import about_of
 from napari_unet.core.checkpoints.monai.layers import adn_of, keywords, read_style
-from napari_unet.core.checkpoints.styles import ACTS, NORMS, Act, Norm, axes_of, named
+from napari_unet.core.checkpoints.styles import CHOICES, Act, Norm, axes_of, named
 
 __all__ = ["FAMILY", "MonaiPlusPlusConfig", "MonaiPlusPlusUNet"]
 
@@ -134,10 +134,5 @@ FAMILY = Family(
     network=MonaiPlusPlusUNet,
     recognise=_recognise,
     understand=_understand,
-    choices={
-        "norm": NORMS,
-        "groups": (1, 2, 4, 8, 16, 32),
-        "act": ACTS,
-        "slope": (0.01, 0.1, 0.2),
-    },
+    choices=CHOICES,
 )

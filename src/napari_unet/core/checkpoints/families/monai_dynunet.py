@@ -20,8 +20,7 @@ from napari_unet.core.checkpoints.family import Family, Understanding
 from napari_unet.core.checkpoints.monai.bundles import about_of
 from napari_unet.core.checkpoints.monai.layers import keywords, read_style
 from napari_unet.core.checkpoints.styles import (
-    ACTS,
-    NORMS,
+    CHOICES,
     Act,
     Norm,
     activation,
@@ -256,10 +255,5 @@ FAMILY = Family(
     network=MonaiDynUNet,
     recognise=_recognise,
     understand=_understand,
-    choices={
-        "norm": NORMS,
-        "groups": (1, 2, 4, 8, 16, 32),
-        "act": ACTS,
-        "slope": (0.01, 0.1, 0.2),
-    },
+    choices=CHOICES,
 )

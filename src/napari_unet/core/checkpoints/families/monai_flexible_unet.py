@@ -16,7 +16,7 @@ from napari_unet.core.checkpoints.family import Family, Understanding
 from napari_unet.core.checkpoints.monai.blocks import Up
 from napari_unet.core.checkpoints.monai.bundles import about_of
 from napari_unet.core.checkpoints.monai.layers import adn_of, keywords, read_style
-from napari_unet.core.checkpoints.styles import ACTS, NORMS, Act, Norm, axes_of, named
+from napari_unet.core.checkpoints.styles import CHOICES, Act, Norm, axes_of, named
 from napari_unet.core.errors import ModelFileError
 from napari_unet.core.networks.encoders import Encoder, build_encoder
 from napari_unet.core.networks.encoders.efficientnet import ENDS, SIZES, STAGES, EfficientNet
@@ -267,9 +267,6 @@ FAMILY = Family(
     understand=_understand,
     choices={
         "interpolation": INTERPOLATIONS,
-        "norm": NORMS,
-        "groups": (1, 2, 4, 8, 16, 32),
-        "act": ACTS,
-        "slope": (0.01, 0.1, 0.2),
+        **CHOICES,
     },
 )

@@ -28,8 +28,7 @@ from napari_unet.core.checkpoints.monai.layers import (
     read_style,
 )
 from napari_unet.core.checkpoints.styles import (
-    ACTS,
-    NORMS,
+    CHOICES,
     Act,
     Norm,
     axes_of,
@@ -296,10 +295,7 @@ FAMILY = Family(
     recognise=_recognise,
     understand=_understand,
     choices={
-        "norm": NORMS,
-        "groups": (1, 2, 4, 8, 16, 32),
-        "act": ACTS,
-        "slope": (0.01, 0.1, 0.2),
+        **CHOICES,
         "act_first": (False, True),
         "kept_axis": KEPT_AXES,
     },

@@ -7,7 +7,7 @@ has an output, of which the original takes the last one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -15,12 +15,10 @@ from torch import Tensor, nn
 
 from napari_unet.core.checkpoints.evidence import Evidence
 from napari_unet.core.checkpoints.family import Family, Understanding, classes_of
+from napari_unet.core.checkpoints.normalizations import IMAGENET
 from napari_unet.core.normalization import Normalization
 
 __all__ = ["FAMILY", "NestedConfig", "NestedUNet"]
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of the pictures of ImageNet, in 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,10 +113,9 @@ def _recognise(evidence: Evidence) -> bool:
 
 def _normalization(in_channels: int) -> Normalization:
     """Its own normalisation, which divides by 255 a second time."""
-    if in_channels != len(MEAN):
+    if in_channels != len(IMAGENET.offset):
         return Normalization(kind="range", clip=None)
-    twice = tuple(255 * deviation for deviation in STD)
-    return Normalization(kind="range", offset=MEAN, scale=twice, clip=None)
+    return replace(IMAGENET, scale=tuple(255 * deviation for deviation in IMAGENET.scale))
 
 
 def _understand(evidence: Evidence) -> Understanding:

@@ -17,7 +17,7 @@ from napari_unet.core.checkpoints.nnunet.network import NnUNet, NnUNetConfig
 from napari_unet.core.checkpoints.nnunet.plans import about_of, configuration_of
 from napari_unet.core.checkpoints.styles import (
     ACTS,
-    NORMS,
+    CHOICES,
     axes_of,
     per_axis,
 )
@@ -231,10 +231,7 @@ FAMILY = Family(
     recognise=_recognise,
     understand=_understand,
     choices={
-        "norm": NORMS,
-        "groups": (1, 2, 4, 8, 16, 32),
-        "act": ACTS,
-        "slope": (0.01, 0.1, 0.2),
+        **CHOICES,
         "pool": ("max", "avg"),
     },
 )

@@ -16,12 +16,10 @@ from torch import Tensor, nn
 
 from napari_unet.core.checkpoints.evidence import Evidence
 from napari_unet.core.checkpoints.family import Family, Understanding, classes_of
+from napari_unet.core.checkpoints.normalizations import IMAGENET
 from napari_unet.core.normalization import Normalization
 
 __all__ = ["FAMILIES", "ResNetUNet", "ResNetUNetConfig", "UsuyamaConfig", "UsuyamaUNet"]
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of the pictures of ImageNet, in 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,8 +206,8 @@ def _understand_plain(evidence: Evidence) -> Understanding:
 def _about(in_channels: int, out_channels: int) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Attributes of the description, and which of them are assumed."""
     normalization = Normalization(kind="range", clip=None)
-    if in_channels == len(MEAN):
-        normalization = Normalization(kind="range", offset=MEAN, scale=STD, clip=None)
+    if in_channels == len(IMAGENET.offset):
+        normalization = IMAGENET
     about = {**classes_of(out_channels, "sigmoid"), "normalization": normalization}
     unsure = ("activation",) if out_channels > 1 else ()
     return about, ("normalization", "class_names", *unsure)

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from napari_unet.core.checkpoints.containers.source import shown
-from napari_unet.core.checkpoints.evidence import Evidence
+from napari_unet.core.checkpoints.evidence import COUNTER, Evidence
 from napari_unet.core.errors import ModelFileError
 
 __all__ = ["Item", "Items", "table", "tokens"]
 
-STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+STATISTICS = ("running_mean", "running_var", COUNTER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

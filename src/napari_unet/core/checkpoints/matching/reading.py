@@ -6,14 +6,14 @@ from collections import Counter
 from itertools import pairwise
 from typing import Any, Literal, cast
 
-from napari_unet.core.checkpoints.evidence import Evidence, LayerNote
+from napari_unet.core.checkpoints.evidence import COUNTER, Evidence, LayerNote
 from napari_unet.core.checkpoints.matching.items import Item, Items
 from napari_unet.core.checkpoints.matching.network import Step
 from napari_unet.core.checkpoints.matching.pairing import Pairing, Placed
 
 __all__ = ["names_of", "settings_of", "step_of"]
 
-NORM_PARTS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+NORM_PARTS = ("weight", "bias", "running_mean", "running_var", COUNTER)
 
 
 def step_of(placed: Placed) -> Step:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from napari_unet.core.checkpoints.about import About
+from napari_unet.core.checkpoints.about import About, mapping_of
 from napari_unet.core.checkpoints.evidence import Evidence
 from napari_unet.core.checkpoints.family import classes_of
 from napari_unet.core.normalization import Normalization
@@ -28,8 +28,8 @@ def about_of(evidence: Evidence, dims: int, n_in: int, n_out: int) -> About:
     evidence : what is known of the file, with its bundle, if it came in one.
     dims, n_in, n_out : axes of the image, and channels that go in and come out.
     """
-    bundle = _mapping(evidence.config.get("bundle"))
-    metadata = _mapping(bundle.get("metadata"))
+    bundle = mapping_of(evidence.config.get("bundle"))
+    metadata = mapping_of(bundle.get("metadata"))
     scaling, sure, notes = _normalization(bundle, n_in)
     classes, named = _classes(bundle, n_out)
     about = {**_texts(metadata), **_channels(metadata, n_in), **classes, "normalization": scaling}
@@ -51,10 +51,6 @@ def about_of(evidence: Evidence, dims: int, n_in: int, n_out: int) -> About:
     return About(about=about, assumed=assumed, notes=notes)
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
 def _texts(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Name, purpose, licence, authors: what the bundle says in words."""
     found = {"name": "name", "segments": "task", "licence": "license", "source": "authors"}
@@ -74,13 +70,13 @@ def _text(metadata: Mapping[str, Any], key: str) -> str:
 
 def _format(metadata: Mapping[str, Any], side: str) -> Mapping[str, Any]:
     """The first input or output that the metadata describes."""
-    described = _mapping(_mapping(metadata.get("network_data_format")).get(side))
-    return _mapping(next(iter(described.values()), None))
+    described = mapping_of(mapping_of(metadata.get("network_data_format")).get(side))
+    return mapping_of(next(iter(described.values()), None))
 
 
 def _definitions(metadata: Mapping[str, Any], side: str, n: int) -> list[str] | None:
     """The names of all channels of a side, if the metadata gives each of them one."""
-    told = _mapping(_format(metadata, side).get("channel_def"))
+    told = mapping_of(_format(metadata, side).get("channel_def"))
     keyed = {str(key): name for key, name in told.items()}
     names = [keyed.get(str(i)) for i in range(n)]
     if not all(isinstance(name, str) and name for name in names):
@@ -97,7 +93,7 @@ def _channels(metadata: Mapping[str, Any], n_in: int) -> dict[str, Any]:
 
 def _classes(bundle: Mapping[str, Any], n_out: int) -> tuple[dict[str, Any], bool]:
     """Outputs and classes, and whether their names are known."""
-    names = _definitions(_mapping(bundle.get("metadata")), "outputs", n_out)
+    names = _definitions(mapping_of(bundle.get("metadata")), "outputs", n_out)
     activation = _activation(bundle)
     has_background = bool(names) and names is not None and names[0].lower() == "background"
     if n_out == 1:

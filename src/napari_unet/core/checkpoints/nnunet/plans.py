@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from napari_unet.core.checkpoints.about import About
+from napari_unet.core.checkpoints.about import About, mapping_of
 from napari_unet.core.checkpoints.evidence import Evidence
 from napari_unet.core.checkpoints.family import classes_of
 from napari_unet.core.normalization import Normalization
@@ -25,11 +25,11 @@ LARGEST = 1e30
 
 def configuration_of(evidence: Evidence) -> Mapping[str, Any]:
     """The trained configuration of the plans, with what it inherits; empty if unknown."""
-    told = _mapping(evidence.config.get("init_args"))
-    all_of_them = _mapping(_mapping(told.get("plans")).get("configurations"))
+    told = mapping_of(evidence.config.get("init_args"))
+    all_of_them = mapping_of(mapping_of(told.get("plans")).get("configurations"))
     name, parts = told.get("configuration"), list[Mapping[str, Any]]()
     while isinstance(name, str) and name in all_of_them and len(parts) < len(all_of_them):
-        parts.append(_mapping(all_of_them[name]))
+        parts.append(mapping_of(all_of_them[name]))
         name = parts[-1].get("inherits_from")
     return {key: value for part in reversed(parts) for key, value in part.items()}
 
@@ -42,8 +42,8 @@ def about_of(evidence: Evidence, dims: int, n_in: int, n_out: int) -> About:
     evidence : what is known of the file, with its "init_args".
     dims, n_in, n_out : axes of the image, and channels that go in and come out.
     """
-    told = _mapping(evidence.config.get("init_args"))
-    plans, dataset = _mapping(told.get("plans")), _mapping(told.get("dataset_json"))
+    told = mapping_of(evidence.config.get("init_args"))
+    plans, dataset = mapping_of(told.get("plans")), mapping_of(told.get("dataset_json"))
     configuration = configuration_of(evidence)
     scaling, sure, notes = _normalization(plans, configuration, n_in)
     classes, named, regions = _classes(dataset, n_out)
@@ -64,10 +64,6 @@ def about_of(evidence: Evidence, dims: int, n_in: int, n_out: int) -> About:
         assumed=tuple(name for name, is_known in known.items() if not is_known),
         notes=(*notes, *regions, *training),
     )
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _number(value: Any) -> bool:
@@ -94,7 +90,7 @@ def _texts(plans: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[str, An
 
 
 def _channels(dataset: Mapping[str, Any], n_in: int) -> dict[str, Any]:
-    told = _mapping(dataset.get("channel_names") or dataset.get("modality"))
+    told = mapping_of(dataset.get("channel_names") or dataset.get("modality"))
     by_number = {str(number): name for number, name in told.items()}
     names = [by_number.get(str(i)) for i in range(n_in)]
     return {"channels": ", ".join(str(name)[:80] for name in names)} if all(names) else {}
@@ -154,7 +150,7 @@ def _classes(
     """Outputs and classes, whether their names are known, and a sentence on regions."""
     labels = {
         str(name)[:80]: value
-        for name, value in _mapping(dataset.get("labels")).items()
+        for name, value in mapping_of(dataset.get("labels")).items()
         if name != "ignore"
     }
     if any(isinstance(value, (list, tuple)) and len(value) > 1 for value in labels.values()):
@@ -212,8 +208,8 @@ def _normalization(
         names = ", ".join(str(scheme)[:40] for scheme in schemes)
         note = f"The channels are normalized differently ({names}), which cannot be done here."
         return Normalization(kind="zscore", eps=1e-8, clip=None), False, (note,)
-    intensities = _mapping(plans.get("foreground_intensity_properties_per_channel"))
-    by_number = {str(number): _mapping(values) for number, values in intensities.items()}
+    intensities = mapping_of(plans.get("foreground_intensity_properties_per_channel"))
+    by_number = {str(number): mapping_of(values) for number, values in intensities.items()}
     fixed = [_fixed(str(scheme), by_number.get(str(i), {})) for i, scheme in enumerate(schemes)]
     found = [values for values in fixed if values is not None]
     if len(found) != n_in:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from napari_unet.core.checkpoints.evidence import COUNTER
 from napari_unet.core.checkpoints.origin import Origin
 from napari_unet.core.checkpoints.saving.architecture import stored
 from napari_unet.core.errors import ModelFileError
@@ -17,7 +18,6 @@ from napari_unet.core.model import Model
 __all__ = ["plain_weights", "write_plain"]
 
 SUFFIXES = (".pt", ".pth")
-COUNTER = "num_batches_tracked"
 FROM_TORCH = ("PyTorch", "TorchScript", "ONNX", "torch")
 """Kinds of files in which tensors have the names of a PyTorch network, more or less."""
 
