@@ -50,13 +50,13 @@ def make_tiny_model():
 
         from napari_unet.core.device import choose_device
         from napari_unet.core.model import Description, Model, weights_id
-        from napari_unet.core.networks import UNetConfig, build_network
+        from napari_unet.core.networks import UNet, UNetConfig
         from napari_unet.core.settings import ObjectSettings
 
         config = UNetConfig(
             in_channels=in_channels, out_channels=n_classes, widths=(4,), norm="none"
         )
-        network = build_network("unet", config).eval()
+        network = UNet(config).eval()
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for convolution in (network.encoder[0][0], network.encoder[0][2]):

@@ -235,7 +235,7 @@ def test_others_may_read_a_model_as_they_may_any_file(saved):
 
 def test_missing_files_and_folders(tmp_path):
     assert "There is no model file" in refusal(tmp_path / "missing.pth")
-    assert "There is no model file" in refusal("nucleii")
+    assert "no model file nucleii. Check the path, or use the built-in" in refusal("nucleii")
     assert "holds no model" in refusal(tmp_path)
     assert "No model was named" in refusal("")
     assert "cannot be read" in refusal(tmp_path / ("x" * 300))

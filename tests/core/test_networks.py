@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from napari_unet.core.architectures import architecture_of
 from napari_unet.core.errors import ModelFileError, SettingsError
-from napari_unet.core.networks import UNet, UNetConfig, build_network
+from napari_unet.core.networks import UNet, UNetConfig
 
 Upsampling = Literal["transposed", "linear"]
 
@@ -109,6 +110,6 @@ def test_refuses_a_network_that_cannot_be(settings: dict[str, Any], problem: str
 
 
 def test_builds_networks_by_name() -> None:
-    assert isinstance(build_network("unet", UNetConfig(widths=(2, 2))), UNet)
+    assert isinstance(architecture_of("unet").build(UNetConfig(widths=(2, 2))), UNet)
     with pytest.raises(ModelFileError, match="'resnet' is not known here"):
-        build_network("resnet", UNetConfig())
+        architecture_of("resnet")

@@ -102,9 +102,8 @@ def _config_in(archive: Archive, member: str) -> dict[str, Any]:
 
 
 def _open_bioimageio(archive: Archive, wishes: Wishes, open_source: Opener) -> Model:
-
     package = read_bioimageio(archive)
-    own = own_model(package, sha256=wishes.sha256, changes=wishes.changes)
+    own = own_model(package, wishes)
     if own is not None:
         return tested(package, own)
     problem: ModelFileError | None = None

@@ -15,7 +15,7 @@ from napari_unet.core.checkpoints.rebuild import rebuild
 from napari_unet.core.errors import ModelFileError, SettingsError
 from napari_unet.core.model import Model
 
-__all__ = ["Wishes", "built", "from_graph", "is_known", "unknown"]
+__all__ = ["Wishes", "as_decided", "built", "from_graph", "is_known", "unknown"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,16 +58,18 @@ def built(evidence: Evidence, family: Family, wishes: Wishes) -> Model:
             f"{evidence.name} looks like a {family.title}, but its tensors have shapes that no "
             f"U-Net has ({error}). The file is damaged."
         ) from error
-    understood = _as_packaged(understood, evidence)
+    return as_decided(evidence, family.name, _as_packaged(understood, evidence), wishes)
+
+
+def as_decided(
+    evidence: Evidence, architecture: str, understood: Understanding, wishes: Wishes
+) -> Model:
+    """The model, with what the user has said of its file; raises `ModelFileError`."""
     changes = _usable(wishes.changes, understood)
     return rebuild(
-        evidence,
-        family.name,
-        understood,
-        sha256=wishes.sha256,
-        member=wishes.member,
+        evidence, architecture, understood, sha256=wishes.sha256, member=wishes.member,
         changes=changes,
-    )
+    )  # fmt: skip
 
 
 def _usable(changes: Mapping[str, Any] | None, understood: Understanding) -> dict[str, Any]:
@@ -126,8 +128,4 @@ def from_graph(
         names=graph.names,
         notes=graph.notes,
     )
-    understood = _as_packaged(understood, evidence)
-    changes = _usable(wishes.changes, understood)
-    return rebuild(
-        evidence, "layered", understood, sha256=wishes.sha256, member=wishes.member, changes=changes
-    )
+    return as_decided(evidence, "layered", _as_packaged(understood, evidence), wishes)

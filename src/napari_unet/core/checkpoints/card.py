@@ -14,7 +14,7 @@ from napari_unet.core.checkpoints.checks import try_out
 from napari_unet.core.checkpoints.family import classes_of, families
 from napari_unet.core.checkpoints.normalizations import NORMALIZATIONS, normalization_words
 from napari_unet.core.checkpoints.plain import checked, from_plain
-from napari_unet.core.checkpoints.rebuild import fill
+from napari_unet.core.checkpoints.rebuild import fill, without_memory
 from napari_unet.core.errors import ModelFileError, SettingsError, UNetLiveError
 from napari_unet.core.model import Model, weights_id
 from napari_unet.core.normalization import Normalization
@@ -306,7 +306,8 @@ def _rebuilt(model: Model, values: Mapping[str, Any]) -> Model:
     kind = architecture_of(model.architecture)
     try:
         config = replace(model.config, **values)  # type: ignore[type-var]
-        network = fill(kind.build, config, model.network.state_dict())
+        empty = without_memory(kind.build, config)
+        network = fill(empty, kind.build, config, model.network.state_dict())
         list(try_out(network, config, model.description.name))
     except (SettingsError, RuntimeError) as error:
         raise ModelFileError(

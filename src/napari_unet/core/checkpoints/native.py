@@ -148,7 +148,7 @@ def build_with_weights(architecture: str, config: Any, weights: dict[str, Tensor
         name: weights[name].to(torch.float32 if value.is_floating_point() else value.dtype)
         for name, value in network.state_dict().items()
     }
-    return fill(build, config, exact)
+    return fill(network, build, config, exact)
 
 
 def _is_plain(value: Tensor) -> bool:

@@ -19,7 +19,7 @@ from napari_unet.core.checkpoints.building import Wishes, built, is_known, unkno
 from napari_unet.core.checkpoints.containers import read_contents, sniff
 from napari_unet.core.checkpoints.containers.archive import Archive
 from napari_unet.core.checkpoints.containers.finding import find_evidence
-from napari_unet.core.checkpoints.containers.source import Source, shown
+from napari_unet.core.checkpoints.containers.source import Source
 from napari_unet.core.checkpoints.evidence import Evidence
 from napari_unet.core.checkpoints.family import recognised
 from napari_unet.core.checkpoints.native import is_native, read_native
@@ -79,43 +79,29 @@ def _readable(sentence: str) -> str:
 
 
 def _opened(path: Path, wishes: Wishes) -> Model:
-    kind = _kind_on_disk(path)
-    if kind == "folder":
+    if _is_folder(path):
         archive = Archive.of_path(path)
-        sha256 = _digest_of(archive)
-    else:
-        source = Source.of_path(path)
-        if is_native(source):
-            return read_native(path)
-        sniff(source)  # what is no model is declined before all of it is read
-        sha256 = source.sha256()
-    said = answers_for(answers_key(sha256, wishes.choose or ""))
-    wishes = replace(
-        wishes, sha256=sha256, config={} if kind == "folder" else config_beside(path),
-        changes=said if wishes.changes is None else wishes.changes, member=wishes.choose or "",
-    )  # fmt: skip
-    return _open_folder(archive, wishes) if kind == "folder" else _open_source(source, wishes)
+        return _open_folder(archive, _with_answers(wishes, _digest_of(archive)))
+    source = Source.of_path(path, "Check the path, or use the built-in 'nuclei'.")
+    if is_native(source):
+        return read_native(path)
+    sniff(source)  # what is no model is declined before all of it is read
+    wishes = replace(wishes, config=config_beside(path))
+    return _open_source(source, _with_answers(wishes, source.sha256()))
 
 
-def _kind_on_disk(path: Path) -> str:
-    """ "folder" or "file"; raises `ModelFileError` for anything else."""
-    name = shown(str(path), 300)
+def _with_answers(wishes: Wishes, sha256: str) -> Wishes:
+    """With the hash of the file, and what was said of it before, if nothing is said now."""
+    member = wishes.choose or ""
+    said = answers_for(answers_key(sha256, member)) if wishes.changes is None else wishes.changes
+    return replace(wishes, sha256=sha256, member=member, changes=said)
+
+
+def _is_folder(path: Path) -> bool:
     try:
-        if path.is_dir():
-            return "folder"
-        if path.exists() and not path.is_file():
-            raise ModelFileError(f"{name} is not a file but a device; a model cannot be in it.")
-        with path.open("rb"):
-            return "file"
-    except FileNotFoundError as error:
-        raise ModelFileError(
-            f"There is no model file {name}. Check the path, or use the built-in 'nuclei'."
-        ) from error
-    except (OSError, ValueError) as error:  # NOTE: a path that holds a NUL is a ValueError
-        raise ModelFileError(
-            f"The model file {name} cannot be read ({getattr(error, 'strerror', None) or error}). "
-            f"Check the path, and that you may read the file."
-        ) from error
+        return path.is_dir()
+    except OSError:  # `Source.of_path` says what is wrong with it
+        return False
 
 
 def _digest_of(archive: Archive) -> str:

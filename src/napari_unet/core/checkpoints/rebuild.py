@@ -19,7 +19,7 @@ from napari_unet.core.checkpoints.checks import (
     try_out,
 )
 from napari_unet.core.checkpoints.containers.source import shown
-from napari_unet.core.checkpoints.evidence import Evidence
+from napari_unet.core.checkpoints.evidence import COUNTER, Evidence
 from napari_unet.core.checkpoints.family import Understanding, classes_of
 from napari_unet.core.checkpoints.origin import Origin
 from napari_unet.core.device import choose_device
@@ -27,13 +27,11 @@ from napari_unet.core.errors import ModelFileError, SettingsError
 from napari_unet.core.model import Description, Model, weights_id
 from napari_unet.core.normalization import Normalization
 
-__all__ = ["fill", "rebuild", "shape_words"]
+__all__ = ["fill", "rebuild", "shape_words", "without_memory"]
 
 N_SHOWN = 5
 ALWAYS_OPEN = ("activation", "class_names", "inverted", "normalization", "pixel_size")
 """What the user may decide even where the file states it."""
-COUNTER = "num_batches_tracked"
-"""A count of training steps, which old files lack; nothing depends on it."""
 
 
 def rebuild(
@@ -63,9 +61,10 @@ def rebuild(
     """
     kind = architecture_of(architecture)
     understood = _changed(understood, changes or {})
-    expected = _expected(kind.build, understood)
+    empty = without_memory(kind.build, understood.config)
+    expected = _expected(empty)
     tensors, origin = _assigned(evidence, kind.title, expected, understood)
-    network = fill(kind.build, understood.config, tensors)
+    network = fill(empty, kind.build, understood.config, tensors)
     check_layers(network, evidence, kind.title)
     checked = [
         *check_numbers(network, evidence.name),
@@ -110,16 +109,22 @@ class _Expected:
     types: Mapping[str, torch.dtype]
 
 
-def _expected(build: Any, understood: Understanding) -> _Expected:
-    state = _on_meta(build, understood.config).state_dict()
+def _expected(network: nn.Module) -> _Expected:
+    state = network.state_dict()
     return _Expected(
         {name: tuple(value.shape) for name, value in state.items()},
         {name: value.dtype for name, value in state.items()},
     )
 
 
-def _on_meta(build: Any, config: Any) -> nn.Module:
-    """The network without memory for its weights."""
+def without_memory(build: Any, config: Any) -> nn.Module:
+    """A network without memory for its weights, to be given some by `fill`.
+
+    Raises
+    ------
+    ModelFileError
+        If there is no such network.
+    """
     try:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own, about tensors without elements
@@ -259,9 +264,9 @@ def _told(extras: Mapping[str, Tensor], understood: Understanding) -> Iterator[s
 # ---- the network itself
 
 
-def fill(build: Any, config: Any, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """The network with these weights, in evaluation mode, nothing of it to be trained."""
-    network = _on_meta(build, config)
+def fill(network: nn.Module, build: Any, config: Any, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The network, made by `without_memory`, with these weights: in evaluation mode, nothing of it
+    to be trained. `build` and `config` make anew what files do not hold."""
     exact = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
     network.load_state_dict(exact, strict=True, assign=True)
     for name, buffer in network.named_buffers():

@@ -145,7 +145,8 @@ class UNet(nn.Module):
     def _initialise(self) -> None:
         """Draw weights from N(0, sqrt(2 / N)), as the paper does (He et al. 2015)."""
         for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Conv3d):
+            # NOTE: drawing numbers for weights without memory loads torch's compiler, for a second.
+            if isinstance(module, nn.Conv2d | nn.Conv3d) and not module.weight.is_meta:
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)

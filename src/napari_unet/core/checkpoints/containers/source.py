@@ -163,8 +163,8 @@ class Source:
         return cls(name, len(content), lambda: io.BytesIO(content))
 
     @classmethod
-    def of_path(cls, path: Path) -> Self:
-        """A file on the disk.
+    def of_path(cls, path: Path, advice: str = "Check the path.") -> Self:
+        """A file on the disk; `advice` is given where there is none.
 
         Raises
         ------
@@ -180,7 +180,7 @@ class Source:
                 size = file.seek(0, io.SEEK_END)
         except FileNotFoundError as error:
             raise ModelFileError(
-                f"There is no model file {shown(str(path), 300)}. Check the path."
+                f"There is no model file {shown(str(path), 300)}. {advice}"
             ) from error
         except (OSError, ValueError, RuntimeError) as error:  # NUL in the path, loop of links
             reason = getattr(error, "strerror", None) or error

@@ -8,27 +8,24 @@ from typing import Any
 from torch import Tensor
 
 from napari_unet.core.architectures import architecture_of
-from napari_unet.core.checkpoints.card import decoded
+from napari_unet.core.checkpoints.building import Wishes, as_decided
 from napari_unet.core.checkpoints.containers import read_contents
 from napari_unet.core.checkpoints.evidence import Evidence
 from napari_unet.core.checkpoints.family import Understanding
 from napari_unet.core.checkpoints.packages.bioimageio import Package
 from napari_unet.core.checkpoints.plain import from_plain
-from napari_unet.core.checkpoints.rebuild import rebuild
 from napari_unet.core.errors import ModelFileError, SettingsError
 from napari_unet.core.model import Model
 
 __all__ = ["own_model"]
 
 
-def own_model(
-    package: Package, *, sha256: str = "", changes: Mapping[str, Any] | None = None
-) -> Model | None:
+def own_model(package: Package, wishes: Wishes) -> Model | None:
     """The model of a package that was written here, with all that its weights do not tell.
 
     Parameters
     ----------
-    sha256, changes : see `rebuild`.
+    wishes : what the user has said of it.
 
     Returns
     -------
@@ -57,8 +54,4 @@ def own_model(
     named = package.config.get("assumed")
     assumed = tuple(str(one) for one in named) if isinstance(named, list) else ()
     understood = Understanding(config=config, about=package.about, assumed=assumed)
-    said = dict(changes or {})
-    if said.get("activation", "") == package.about.get("activation"):
-        del said["activation"]  # as the package says, with the classes that it names
-    decided = decoded(said, config)
-    return rebuild(evidence, name, understood, sha256=sha256, changes=decided)
+    return as_decided(evidence, name, understood, wishes)
