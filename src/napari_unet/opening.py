@@ -102,7 +102,7 @@ class Question:
     kind : "choice" between the models of one file, or "trust" in a program that it carries.
     source, sentence : the file, and what is asked.
     options : to choose from.
-    sha256, program : of the file, and what would run.
+    sha256, program, reason : of the file, what would run, and why nothing else helps.
     choose, trust : what was answered before; it goes along with the next answer.
     """
 
@@ -112,6 +112,7 @@ class Question:
     options: tuple[str, ...] = ()
     sha256: str = ""
     program: str = ""
+    reason: str = ""
     choose: str | None = None
     trust: str = ""
 
@@ -139,7 +140,7 @@ def opening_model(
     except TrustNeeded as asked:
         return Question(
             kind="trust", source=str(source), sentence=str(asked), sha256=asked.sha256,
-            program=asked.program, choose=choose, trust=trust,
+            program=asked.program, reason=asked.reason, choose=choose, trust=trust,
         )  # fmt: skip
     return Opened(model=model, explained=explained(model), saved=saved_in(project))
 

@@ -62,10 +62,12 @@ class TrustNeeded(ModelFileError):
     ----------
     sha256 : of the file; given to `load_model(..., trust=...)` it says that the user trusts it.
     program : what would run, in plain words.
+    reason : why it cannot be opened otherwise.
     """
 
-    def __init__(self, sentence: str, sha256: str, program: str) -> None:
+    def __init__(self, sentence: str, sha256: str, program: str, reason: str = "") -> None:
         super().__init__(sentence)
+        self.reason = reason
         self.sha256 = sha256
         self.program = program
 

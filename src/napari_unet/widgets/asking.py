@@ -131,7 +131,7 @@ def _trust_texts(question: Question) -> list[tuple[str, str]]:
             "",
         ),
         (f"What would run: {plain(question.program)}.", ""),
-        (f"Why: {plain(question.sentence, 700)}", f"color: {DIM};"),
+        (f"Why: {plain(question.reason or question.sentence, 700)}", f"color: {DIM};"),
     ]
 
 

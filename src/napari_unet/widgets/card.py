@@ -44,6 +44,8 @@ STYLES = {
 WARNING = "border-left: 3px solid #e5a53a; padding-left: 6px;"
 SHORT = 16
 """Letters of an option up to which it stands beside its label."""
+SHORT_LABEL = 20
+"""Letters of a label up to which there is room beside it: those of two lines."""
 TIPS = {
     "file": "The file says so.",
     "unknown": "The file does not say.",
@@ -73,7 +75,8 @@ class _Row:
     def is_long(self) -> bool:
         """Whether there is no room for it beside its label."""
         longest = max((len(one.text) for one in self.line.options), default=0)
-        return isinstance(self.value, QComboBox) and longest > SHORT
+        has_room = longest <= SHORT and len(self.line.label) <= SHORT_LABEL
+        return isinstance(self.value, QComboBox) and not has_room
 
     def _made(self) -> QWidget:
         line = self.line

@@ -337,6 +337,8 @@ def test_a_program_runs_only_if_it_is_trusted(program):
     with pytest.raises(TrustNeeded) as caught:
         load_model(program, "cpu")
     assert "torch.jit.load" in caught.value.program
+    assert caught.value.reason
+    assert caught.value.reason in str(caught.value)
     with pytest.raises(TrustNeeded):
         load_model(program, "cpu", trust="0" * 64)
     with warnings.catch_warnings():

@@ -47,6 +47,7 @@ def _run_by_trust(source: Source, wishes: Wishes, reason: str) -> Model:
             f"program can do whatever you can do on this computer.",
             sha256,
             f"the TorchScript program in {source.name}, by torch.jit.load",
+            reason,
         )
     model = run_torchscript(source, wishes.sha256, wishes.member)
     said = decoded(wishes.changes or {}, model.config)
