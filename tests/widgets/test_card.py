@@ -71,6 +71,29 @@ def test_every_line_is_shown_with_its_mark(opened, session):
     assert f"{n_assumed} assumed" in widget.fold.button.text()
 
 
+def test_a_choice_with_a_long_label_stands_below_it(opened):
+    widget = opened(JVANVUGT)
+    widget.resize(370, 900)
+    widget.show()
+    QApplication.processEvents()
+    row = row_of(widget, "pooling")
+    assert max(len(option.text) for option in row.line.options) < 10
+    assert row.value.y() >= row.label.y() + row.label.height()
+    assert row.value.width() > 1.5 * row_of(widget, "class_names").value.width()
+
+
+def test_the_trust_dialog_says_why_only_once(viewer, session, qtbot):
+    question = Question(
+        kind="trust", source="net.pt", sentence="It carries a program: because. Beware.",
+        sha256="0" * 64, program="a program", reason="because",
+    )  # fmt: skip
+    parent = ModelWidget(viewer)
+    qtbot.addWidget(parent)
+    texts = [label.text() for label in TrustDialog(question, session, parent).findChildren(QLabel)]
+    assert "Why: because" in texts
+    assert not any("Beware" in text for text in texts)
+
+
 def test_it_is_open_when_something_was_assumed_and_else_folded(opened, session, idle, tiny_file):
     widget = opened(JVANVUGT)
     assert widget.fold.button.isChecked()
