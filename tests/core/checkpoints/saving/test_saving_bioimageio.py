@@ -15,6 +15,7 @@ import torch
 import yaml
 from originals import image_for, randomised
 
+from napari_unet.core.checkpoints.building import Wishes
 from napari_unet.core.checkpoints.containers.archive import Archive
 from napari_unet.core.checkpoints.opening import open_checkpoint
 from napari_unet.core.checkpoints.packages.bioimageio import read_bioimageio
@@ -192,7 +193,7 @@ def test_what_the_weights_do_not_tell_comes_back(tmp_path: Path) -> None:
     assert model.config != open_checkpoint(file, "cpu", changes={}).config
     write_bioimageio(model, tmp_path / "saved.zip")
     package = read_bioimageio(Archive.of_path(tmp_path / "saved.zip"))
-    again = own_model(package)
+    again = own_model(package, Wishes())
     assert again is not None and again.config == model.config and again.id == model.id
     assert again.description.assumed == model.description.assumed
     difference = check_test_tensors(package, again.network)
@@ -201,7 +202,7 @@ def test_what_the_weights_do_not_tell_comes_back(tmp_path: Path) -> None:
 
 def test_packages_of_others_are_not_our_own() -> None:
     package = read_bioimageio(Archive.of_path(FIXTURES / "bioimageio" / "example.zip"))
-    assert own_model(package) is None
+    assert own_model(package, Wishes()) is None
 
 
 def test_unpadded_networks_say_how_much_smaller_the_result_is(tmp_path: Path) -> None:
