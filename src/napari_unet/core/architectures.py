@@ -8,12 +8,9 @@ from typing import Any
 from torch import nn
 
 from napari_unet.core.errors import ModelFileError
-from napari_unet.core.networks import NETWORKS
+from napari_unet.core.networks import kinds
 
 __all__ = ["Architecture", "architecture_of"]
-
-TITLES = {"unet": "U-Net with padded convolutions"}
-"""What our own networks are called for people."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,15 +44,15 @@ def architecture_of(name: str) -> Architecture:
     """
     from napari_unet.core.checkpoints.family import families
 
-    if name in NETWORKS:
-        config, network = NETWORKS[name]
-        return Architecture(name=name, title=TITLES[name], config=config, _network=network)
+    if name in kinds():
+        kind = kinds()[name]
+        return Architecture(name=name, title=kind.title, config=kind.config, _network=kind.network)
     if name in families():
         family = families()[name]
         return Architecture(
             name=name, title=family.title, config=family.config, _network=family.network
         )
-    known = ", ".join([*NETWORKS, *families()])
+    known = ", ".join(dict.fromkeys([*kinds(), *families()]))
     raise ModelFileError(
         f"The architecture {name!r} is not known here; known are {known}. "
         f"A newer version of napari-unet-live may know it."

@@ -1,17 +1,26 @@
-"""The networks, one file per family, by name."""
+"""The networks, one file per family, and a registry of them by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-from torch import nn
-
+from napari_unet.core.networks.registry import (
+    DeeplySupervised,
+    Kind,
+    Preset,
+    Wanted,
+    kinds,
+    preset_of,
+    presets,
+)
 from napari_unet.core.networks.unet import UNet, UNetConfig
 
-__all__ = ["NETWORKS", "UNet", "UNetConfig"]
-
-NETWORKS: dict[str, tuple[type, Callable[[Any], nn.Module]]] = {
-    "unet": (UNetConfig, UNet),
-}
-"""Architecture name to its config class and its network class."""
+__all__ = [
+    "DeeplySupervised",
+    "Kind",
+    "Preset",
+    "UNet",
+    "UNetConfig",
+    "Wanted",
+    "kinds",
+    "preset_of",
+    "presets",
+]

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from napari_unet.core.errors import SettingsError
+from napari_unet.core.networks.registry import Kind, Preset, Wanted
 
-__all__ = ["UNet", "UNetConfig"]
+__all__ = ["PRESETS", "UNet", "UNetConfig"]
 
 MAX_LEVELS = 16
 
@@ -161,3 +162,29 @@ class UNet(nn.Module):
             features = decoder(torch.cat([skips.pop(), up(features)], dim=1))
         logits: Tensor = self.head(features)
         return logits
+
+
+def _configured(wanted: Wanted) -> UNetConfig:
+    width = wanted.width or 32
+    return UNetConfig(
+        dims=3 if wanted.dims == 3 else 2,
+        in_channels=wanted.in_channels,
+        out_channels=wanted.out_channels,
+        widths=tuple(width * 2**i for i in range(5 if wanted.dims == 2 else 4)),
+    )
+
+
+PRESETS = (
+    Preset(
+        name="unet",
+        title="U-Net, padded",
+        paper="Ronneberger, Fischer, Brox: U-Net, MICCAI 2015, with padded convolutions and "
+        "batch normalisation (Ioffe, Szegedy 2015)",
+        summary="The output is as large as the input; trains fast and steadily.",
+        kind=Kind(
+            name="unet", title="U-Net with padded convolutions", config=UNetConfig, network=UNet
+        ),
+        configure=_configured,
+        dims=(2, 3),
+    ),
+)
