@@ -6,11 +6,12 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from originals import image_for, largest_difference, randomised
 from torch import nn
 
 from napari_unet.core.architectures import architecture_of
 from napari_unet.core.errors import ModelFileError, SettingsError
-from napari_unet.core.networks import UNet, UNetConfig
+from napari_unet.core.networks import UNet, UNetConfig, Wanted, preset_of
 
 Upsampling = Literal["transposed", "linear"]
 
@@ -113,3 +114,66 @@ def test_builds_networks_by_name() -> None:
     assert isinstance(architecture_of("unet").build(UNetConfig(widths=(2, 2))), UNet)
     with pytest.raises(ModelFileError, match="'resnet' is not known here"):
         architecture_of("resnet")
+
+
+def test_monai_gives_the_same() -> None:
+    """Its `BasicUNet`, whose last up-convolution keeps the number of channels."""
+    monai = pytest.importorskip("monai.networks.nets")
+    widths = (4, 4, 8, 16, 32)
+    ours = UNet(UNetConfig(in_channels=2, out_channels=3, widths=widths))
+    randomised(ours)
+    original = monai.BasicUNet(
+        spatial_dims=2, in_channels=2, out_channels=3, features=(*widths, 4), act="relu",
+        norm="batch", bias=False, upsample="deconv",
+    ).eval()  # fmt: skip
+    blocks = [*ours.encoder]
+    for up, decoder in zip(ours.up, ours.decoder, strict=True):
+        blocks += [up, decoder]
+    with torch.no_grad():
+        for theirs, mine in zip(
+            _with_weights(original), _with_weights(nn.ModuleList([*blocks, ours.head])), strict=True
+        ):
+            assert type(theirs) is type(mine)
+            theirs.load_state_dict(mine.state_dict(), strict=True)
+    assert largest_difference(ours, original, image_for(2, 32, 48)) < 1e-5
+
+
+def _with_weights(network: nn.Module) -> list[nn.Module]:
+    """The layers that have weights, in the order in which they are evaluated."""
+    return [module for module in network.modules() if [*module.parameters(recurse=False)]]
+
+
+@pytest.mark.parametrize(
+    ("name", "norm", "upsampling"),
+    [("unet", "batch", "transposed"), ("unet-linear", "batch", "linear"),
+     ("unet-plain", "none", "transposed")],
+)  # fmt: skip
+def test_its_variants_can_be_asked_for_by_name(name: str, norm: str, upsampling: str) -> None:
+    for dims, n_levels in ((2, 5), (3, 4)):
+        wanted = Wanted(dims=dims, in_channels=3, out_channels=1, width=2)
+        config = preset_of(name).config_for(wanted)
+        assert (config.norm, config.upsampling) == (norm, upsampling)
+        assert config.widths == tuple(2 * 2**i for i in range(n_levels))
+        assert (config.dims, config.in_channels, config.out_channels) == (dims, 3, 1)
+
+
+def test_every_weight_gets_a_gradient() -> None:
+    torch.manual_seed(0)
+    for norm, upsampling in (("batch", "transposed"), ("none", "linear")):
+        network = UNet(UNetConfig(widths=(3, 4, 5), norm=norm, upsampling=upsampling))
+        network(image_for(1, 16, 16)).square().sum().backward()
+        for name, weights in network.named_parameters():
+            assert weights.grad is not None, name
+            assert float(weights.grad.abs().max()) > 1e-7, name
+
+
+def test_files_of_earlier_versions_keep_their_names() -> None:
+    """Models that are shipped have been saved under these."""
+    names = set(UNet(UNetConfig(widths=(2, 3))).state_dict())
+    assert {
+        "encoder.0.0.weight", "encoder.1.4.running_mean", "up.0.weight", "up.0.bias",
+        "decoder.0.3.weight", "head.weight", "head.bias",
+    } <= names  # fmt: skip
+    assert len(names) == 3 * 2 * (1 + 5) + 2 + 2
+    fields = ("dims", "in_channels", "out_channels", "widths", "norm", "upsampling", "dropout")
+    assert UNetConfig.__slots__ == fields

@@ -19,6 +19,14 @@ from napari_unet.core.errors import SettingsError
 __all__ = ["DeeplySupervised", "Kind", "Preset", "Wanted", "kinds", "preset_of", "presets"]
 
 
+FIRST = (
+    "unet", "unet_2015", "unet_tutorial", "unet_3d", "fcn", "segnet", "unet_plusplus",
+    "unet_attention", "unet_dense", "unet_recurrent", "unet_residual", "unet_added",
+)  # fmt: skip
+"""Files in the order in which their networks are listed; others follow, backbones last."""
+LAST = ("backbones",)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
     """What a network is wanted for.
@@ -116,13 +124,14 @@ class DeeplySupervised(Protocol):
 
 @cache
 def presets() -> Mapping[str, Preset]:
-    """Name to network, in the order of their files."""
+    """Name to network: the classics first, then what came of them, then backbones."""
     import napari_unet.core.networks as folder
 
     found: list[Preset] = []
-    for module in sorted(info.name for info in pkgutil.iter_modules(folder.__path__)):
-        if module != "registry":
-            found += getattr(import_module(f"{folder.__name__}.{module}"), "PRESETS", ())
+    names = {info.name for info in pkgutil.iter_modules(folder.__path__)}
+    others = sorted(names - {*FIRST, *LAST, "registry"})
+    for module in [*FIRST, *others, *LAST]:
+        found += getattr(import_module(f"{folder.__name__}.{module}"), "PRESETS", ())
     return {preset.name: preset for preset in found}
 
 

@@ -8,7 +8,7 @@ normalisation, as nearly all later U-Nets do.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -174,17 +174,42 @@ def _configured(wanted: Wanted) -> UNetConfig:
     )
 
 
+def _linear(wanted: Wanted) -> UNetConfig:
+    return replace(_configured(wanted), upsampling="linear")
+
+
+def _plain(wanted: Wanted) -> UNetConfig:
+    return replace(_configured(wanted), norm="none")
+
+
+KIND = Kind(name="unet", title="U-Net with padded convolutions", config=UNetConfig, network=UNet)
+PAPER = "Ronneberger, Fischer, Brox: U-Net, MICCAI 2015, with padded convolutions"
 PRESETS = (
     Preset(
         name="unet",
         title="U-Net, padded",
-        paper="Ronneberger, Fischer, Brox: U-Net, MICCAI 2015, with padded convolutions and "
-        "batch normalisation (Ioffe, Szegedy 2015)",
+        paper=PAPER + " and batch normalisation (Ioffe, Szegedy 2015)",
         summary="The output is as large as the input; trains fast and steadily.",
-        kind=Kind(
-            name="unet", title="U-Net with padded convolutions", config=UNetConfig, network=UNet
-        ),
+        kind=KIND,
         configure=_configured,
+        dims=(2, 3),
+    ),
+    Preset(
+        name="unet-linear",
+        title="U-Net, padded, interpolating",
+        paper=PAPER + ", batch normalisation, and linear interpolation instead of up-convolutions",
+        summary="Fewer weights, and no checkerboards, which up-convolutions may leave.",
+        kind=KIND,
+        configure=_linear,
+        dims=(2, 3),
+    ),
+    Preset(
+        name="unet-plain",
+        title="U-Net, padded, without batch normalisation",
+        paper=PAPER,
+        summary="Each image is seen by itself, whatever else is in the batch; learns more slowly.",
+        kind=KIND,
+        configure=_plain,
         dims=(2, 3),
     ),
 )
