@@ -3,14 +3,20 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from napari_unet.core.augmentation import IGNORE
+from napari_unet.core.errors import SettingsError
 from napari_unet.core.losses import (
+    balanced_weights,
     class_log_probabilities,
     hold_loss,
     masked_cross_entropy,
     masked_dice,
+    regression_loss,
+    training_loss,
 )
+from napari_unet.core.training.settings import LOSSES
 
 
 def logits_of(*shape, seed=0):
@@ -242,3 +248,312 @@ def test_only_the_pixels_to_hold_count():
     assert (strength[where] > 0).all()
     nowhere = hold_loss(logits, old, torch.zeros_like(where))
     assert nowhere.item() == 0
+
+
+# The losses for training from masks
+
+IDENTITY = {"softmax": lambda k: tuple(range(k)), "sigmoid": lambda k: tuple(range(1, k + 1))}
+
+
+def answers_of(logits, outcome):
+    return class_log_probabilities(logits, IDENTITY[outcome](logits.shape[1]), outcome)
+
+
+def loss_of(kind, logits, target, outcome="softmax", **wishes):
+    return training_loss(kind, answers_of(logits, outcome), target, outcome=outcome, **wishes)
+
+
+def chances_of(logits, place, outcome):
+    """Of each output at a pixel, float64, and which value of the target each stands for."""
+    z = logits[(place[0], slice(None), *place[1:])].astype(float)
+    if outcome == "softmax":
+        raised = np.exp(z - z.max())
+        return raised / raised.sum(), list(range(len(z)))
+    return 1 / (1 + np.exp(-z)), list(range(1, len(z) + 1))
+
+
+def by_pixel(kind, logits, target, outcome, weights, class_weights, gamma, alpha, beta):
+    """The losses as the papers write them, pixel by pixel in float64."""
+    n_values = logits.shape[1] + (outcome == "sigmoid")
+    of_class = np.ones(n_values) if class_weights is None else np.asarray(class_weights, float)
+    total = weighed = 0.0
+    hits, wrong, missed, real = (np.zeros(n_values) for _ in range(4))
+    for place in np.ndindex(target.shape):
+        true = int(target[place])
+        if true == IGNORE:
+            continue
+        weight = 1.0 if weights is None else float(weights[place])
+        chances, values = chances_of(logits, place, outcome)
+        weighed += weight * of_class[true]
+        for p, value in zip(chances, values, strict=True):
+            is_it = value == true
+            right = p if is_it else 1 - p
+            if is_it or outcome == "sigmoid":
+                power = gamma if kind == "focal" else 0
+                total -= weight * of_class[true] * (1 - right) ** power * np.log(right)
+            hits[value] += weight * p * is_it
+            wrong[value] += weight * p * (not is_it)
+            missed[value] += weight * (1 - p) * is_it
+            real[value] += weight * is_it
+    if kind in ("cross-entropy", "focal"):
+        return total / weighed
+    a, b = (alpha, beta) if kind == "tversky" else (0.5, 0.5)
+    overlaps = (hits + 0.5) / (hits + a * wrong + b * missed + 0.5)
+    counts = of_class * (real > 0) if outcome == "softmax" else of_class * (np.arange(n_values) > 0)
+    overlap = ((1 - overlaps) * counts).sum() / counts.sum()
+    return overlap + (total / weighed if "entropy" in kind else 0)
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+@pytest.mark.parametrize(
+    ("outcome", "n_outputs"), [("softmax", 2), ("softmax", 3), ("sigmoid", 1), ("sigmoid", 3)]
+)
+@pytest.mark.parametrize("is_weighted", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_losses_are_those_of_the_papers(kind, outcome, n_outputs, is_weighted, shape):
+    n_values = n_outputs + (outcome == "sigmoid")
+    logits, target = logits_of(shape[0], n_outputs, *shape[1:]), target_of(shape, n_values)
+    weights = torch.rand(shape, generator=torch.Generator().manual_seed(5)) * 10
+    wishes = {"weights": None, "class_weights": None, "gamma": 1.5, "alpha": 0.2, "beta": 0.9}
+    if is_weighted:
+        wishes |= {"weights": weights, "class_weights": [0.5, 2.0, 1.0, 0.25][:n_values]}
+    found = loss_of(kind, logits, target, outcome, **wishes)
+    expected = by_pixel(kind, logits.detach().numpy(), target, outcome, **wishes)
+    assert found.item() == pytest.approx(expected, rel=2e-5)
+
+
+@pytest.mark.parametrize("class_weights", [None, [0.3, 1.0, 2.5]])
+def test_cross_entropy_is_torchs(class_weights):
+    logits, target = logits_of(2, 3, 9, 8), target_of((2, 9, 8), 3)
+    given = None if class_weights is None else torch.tensor(class_weights)
+    expected = F.cross_entropy(logits, target.long(), given, ignore_index=IGNORE)
+    found = loss_of("cross-entropy", logits, target, class_weights=class_weights)
+    ours, theirs = (torch.autograd.grad(x, logits)[0] for x in (found, expected))
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("n_outputs", [1, 3])
+def test_binary_cross_entropy_is_torchs(n_outputs):
+    logits, target = logits_of(2, n_outputs, 9, 8), target_of((2, 9, 8), n_outputs + 1)
+    weights = torch.rand(2, 9, 8, generator=torch.Generator().manual_seed(1))
+    truth = torch.stack([(target == i + 1).float() for i in range(n_outputs)], dim=1)
+    counted = (weights * (target != IGNORE))[:, None]
+    total = F.binary_cross_entropy_with_logits(logits, truth, counted, reduction="sum")
+    expected = total / counted.sum()
+    found = loss_of("cross-entropy", logits, target, "sigmoid", weights=weights)
+    ours, theirs = (torch.autograd.grad(x, logits)[0] for x in (found, expected))
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
+
+
+def monais(kind, n_outputs, outcome):
+    """The same loss of MONAI."""
+    losses = pytest.importorskip("monai.losses")
+    is_softmax = outcome == "softmax"
+    soft = {"softmax": is_softmax, "sigmoid": not is_softmax, "batch": True}
+    if kind == "dice":
+        return losses.DiceLoss(**soft, smooth_nr=1, smooth_dr=1)
+    if kind == "tversky":
+        return losses.TverskyLoss(**soft, smooth_nr=0.5, smooth_dr=0.5, alpha=0.2, beta=0.9)
+    return losses.FocalLoss(gamma=1.5, use_softmax=is_softmax)
+
+
+@pytest.mark.parametrize("kind", ["dice", "tversky", "focal"])
+@pytest.mark.parametrize(("outcome", "n_outputs"), [("softmax", 3), ("sigmoid", 1), ("sigmoid", 3)])
+def test_overlaps_and_focal_are_monais(kind, outcome, n_outputs):
+    is_softmax = outcome == "softmax"
+    logits = logits_of(2, n_outputs, 9, 8)
+    target = target_of((2, 9, 8), n_outputs + (not is_softmax), ignored=0)
+    truth = torch.stack([(target == i + (not is_softmax)) for i in range(n_outputs)], dim=1)
+    expected = monais(kind, n_outputs, outcome)(logits, truth.float())
+    if kind == "focal":  # theirs is a mean over outputs as well
+        expected = expected * n_outputs
+    found = loss_of(kind, logits, target, outcome, gamma=1.5, alpha=0.2, beta=0.9)
+    ours, theirs = (torch.autograd.grad(x, logits)[0] for x in (found, expected))
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-7)
+
+
+def test_losses_that_are_one_another():
+    logits, target = logits_of(2, 3, 9, 8), target_of((2, 9, 8), 3)
+    entropy = loss_of("cross-entropy", logits, target).item()
+    dice = loss_of("dice", logits, target).item()
+    assert loss_of("focal", logits, target, gamma=0).item() == pytest.approx(entropy)
+    assert loss_of("tversky", logits, target, alpha=0.5, beta=0.5).item() == dice
+    assert loss_of("dice+cross-entropy", logits, target).item() == pytest.approx(entropy + dice)
+    answers = answers_of(logits, "softmax")
+    assert masked_dice(answers, target).item() == dice
+    assert masked_cross_entropy(answers, target).item() == entropy
+
+
+def test_tversky_by_hand():
+    """One px of each: hit, wrongly found, missed. Alpha is for what is wrongly found."""
+    logits = torch.tensor([80.0, 80.0, -80.0]).view(1, 1, 3)
+    target = torch.tensor([[1, 0, 1]], dtype=torch.uint8)
+    found = loss_of("tversky", logits, target, "sigmoid", alpha=0.2, beta=0.9)
+    assert found.item() == pytest.approx(1 - 1.5 / (1 + 0.2 + 0.9 + 0.5))
+
+
+def test_focal_by_hand():
+    """The paper's example: a pixel at 0.9 counts 100 times less than in cross-entropy."""
+    answers = torch.tensor([0.1, 0.9]).log().view(1, 2, 1)
+    target = torch.ones(1, 1, dtype=torch.uint8)
+    found = training_loss("focal", answers, target, gamma=2)
+    assert found.item() == pytest.approx(-np.log(0.9) / 100, rel=1e-4)
+
+
+def test_several_outputs_by_themselves_are_each_compared_with_their_own_truth():
+    """All three are likely where one is true: two are wrong, which the joint likelihood hides."""
+    logits = torch.full((1, 3, 2, 2), 80.0)
+    target = torch.ones(1, 2, 2, dtype=torch.uint8)
+    found = loss_of("dice", logits, target, "sigmoid").item()
+    wrong = 1 - 1 / (4 + 1)
+    assert found == pytest.approx((0 + wrong + wrong) / 3)
+
+
+def test_an_output_that_is_nowhere_true_still_learns_to_be_silent():
+    logits = torch.zeros(1, 1, 4, 4, requires_grad=True)
+    loss_of("dice", logits, torch.zeros(1, 4, 4, dtype=torch.uint8), "sigmoid").backward()
+    assert (logits.grad > 0).all()
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+@pytest.mark.parametrize(("outcome", "n_outputs"), [("softmax", 3), ("sigmoid", 1), ("sigmoid", 2)])
+class TestUnknownPixels:
+    @pytest.mark.parametrize("poison", [3e4, -1e30, [1e30, -1e30, 0.0]])
+    def test_poison_does_nothing(self, kind, outcome, n_outputs, poison):
+        logits = logits_of(2, n_outputs, 6, 7).detach()
+        target = target_of((2, 6, 7), n_outputs + (outcome == "sigmoid"))
+        weights = torch.rand(2, 6, 7, generator=torch.Generator().manual_seed(5))
+        unknown = (target == IGNORE)[:, None]
+        values = poison[:n_outputs] if isinstance(poison, list) else [poison] * n_outputs
+        bad = torch.where(unknown, torch.tensor(values).view(1, -1, 1, 1), logits)
+        found = []
+        for one in (logits, bad):
+            one.requires_grad_()
+            given = weights if one is logits else torch.where(unknown[:, 0], torch.inf, weights)
+            loss = loss_of(kind, one, target, outcome, weights=given)
+            loss.backward()
+            found.append((loss.item(), one.grad))
+        assert found[0][0] == found[1][0]
+        assert torch.equal(found[0][1], found[1][1])
+        assert (found[1][1][unknown.expand_as(bad)] == 0).all()
+        assert (found[1][1].abs().sum(dim=1)[target != IGNORE] > 0).all()
+
+    @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+    def test_answers_that_are_no_numbers_do_nothing(self, kind, outcome, n_outputs, bad):
+        logits = logits_of(1, n_outputs, 6, 7)
+        target = target_of((1, 6, 7), n_outputs + (outcome == "sigmoid"))
+        unknown = (target == IGNORE)[:, None]
+        answers = torch.where(unknown, bad, answers_of(logits, outcome)).detach().requires_grad_()
+        loss = training_loss(kind, answers, target, outcome=outcome)
+        loss.backward()
+        assert loss.item() == loss_of(kind, logits, target, outcome).item()
+        assert (answers.grad[unknown.expand_as(answers)] == 0).all()
+        assert answers.grad.isfinite().all()
+
+    def test_nothing_known_costs_nothing(self, kind, outcome, n_outputs):
+        logits = logits_of(2, n_outputs, 4, 4)
+        target = torch.full((2, 4, 4), IGNORE, dtype=torch.uint8)
+        classes = torch.ones(n_outputs + (outcome == "sigmoid"))
+        loss = loss_of(kind, logits, target, outcome, class_weights=classes)
+        loss.backward()
+        assert loss.item() == 0
+        assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+@pytest.mark.parametrize(("outcome", "n_outputs"), [("softmax", 2), ("sigmoid", 1), ("sigmoid", 3)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_sure_logits_are_safe(kind, outcome, n_outputs, dtype, gamma):
+    n_values = n_outputs + (outcome == "sigmoid")
+    target = target_of((2, 8, 8), n_values)
+    logits = (logits_of(2, n_outputs, 8, 8).detach().sign() * 100).to(dtype).requires_grad_()
+    loss = loss_of(kind, logits, target, outcome, gamma=gamma)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert loss.isfinite()
+    assert loss.item() > 0.1
+    assert logits.grad.isfinite().all()
+    right = torch.stack([target == value for value in range(n_values)], dim=1)
+    right = right[:, 1:] if outcome == "sigmoid" else right
+    good = torch.where(right, 100.0, -100.0).to(dtype).requires_grad_()
+    loss = loss_of(kind, good, target, outcome, gamma=gamma)
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-5)
+    assert good.grad.abs().max().item() < 1e-5
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+@pytest.mark.parametrize("outcome", ["softmax", "sigmoid"])
+def test_gradients_of_training_losses_are_right(kind, outcome):
+    """Against finite differences, in double precision."""
+    target = target_of((1, 3, 3), 3)
+    answers = torch.log_softmax(logits_of(1, 3, 3, 3).double(), dim=1).detach().requires_grad_()
+    weights = torch.rand(1, 3, 3, generator=torch.Generator().manual_seed(3)).double()
+    assert torch.autograd.gradcheck(
+        lambda x: training_loss(
+            kind, x, target, weights=weights, class_weights=[1.0, 2.0, 0.5], outcome=outcome
+        ),
+        answers,
+    )
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_a_pixel_without_weight_does_not_count(kind):
+    logits, target = logits_of(1, 2, 6, 6), target_of((1, 6, 6), 2)
+    weights = torch.ones(1, 6, 6)
+    weights[:, :3] = 0
+    found = loss_of(kind, logits, target, weights=weights)
+    rest = torch.where(weights > 0, target, IGNORE).to(torch.uint8)
+    assert found.item() == pytest.approx(loss_of(kind, logits, rest).item(), rel=1e-6)
+
+
+def test_losses_that_do_not_exist():
+    with pytest.raises(SettingsError, match=r"hinge.*dice\+cross-entropy"):
+        loss_of("hinge", logits_of(1, 2, 3, 3), target_of((1, 3, 3), 2))
+
+
+# Weights of classes
+
+
+def test_balanced_weights_by_hand():
+    found = balanced_weights([900, 100])
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, torch.tensor([0.2, 1.8]))
+    torch.testing.assert_close(balanced_weights([30, 0, 10]), torch.tensor([0.5, 0.0, 1.5]))
+    torch.testing.assert_close(balanced_weights(torch.tensor([7, 7])), torch.ones(2))
+    assert balanced_weights([0, 0]).tolist() == [0, 0]
+
+
+def test_balanced_classes_count_alike():
+    counts = [123_456, 789, 12]
+    counted = balanced_weights(counts) * torch.tensor(counts)
+    torch.testing.assert_close(counted, counted[:1].expand(3))
+
+
+# Image to image
+
+
+def test_absolute_differences_are_torchs():
+    predicted = logits_of(2, 3, 5, 6)
+    target = logits_of(2, 3, 5, 6, seed=1).detach()
+    expected = F.l1_loss(predicted, target)
+    assert regression_loss(predicted, target).item() == pytest.approx(expected.item(), rel=1e-6)
+    weights = torch.zeros(2, 5, 6)
+    weights[:, 2] = 4
+    expected = F.l1_loss(predicted[:, :, 2], target[:, :, 2])
+    found = regression_loss(predicted, target, weights)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_where_nothing_is_known_of_the_image_nothing_counts():
+    predicted, target = logits_of(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)
+    target[..., :2] = torch.nan
+    loss = regression_loss(predicted, target)
+    loss.backward()
+    assert loss.item() == pytest.approx(predicted[..., 2:].abs().mean().item())
+    assert (predicted.grad[..., :2] == 0).all()
+    assert (predicted.grad[..., 2:] != 0).all()
