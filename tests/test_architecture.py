@@ -99,6 +99,7 @@ def test_the_reader_of_imports_sees_them_all(tmp_path):
 CORE_MAY = {"dask", "numpy", "safetensors", "scipy", "skimage", "torch"}
 MAY_BY_FOLDER = {
     "checkpoints": CORE_MAY | {"h5py", "onnx", "platformdirs", "yaml"},
+    "datasets": CORE_MAY | {"h5py"},
     "files": CORE_MAY | {"ome_zarr", "tifffile", "zarr"},
     "store": CORE_MAY | {"zarr"},
 }
@@ -119,7 +120,7 @@ def test_core_knows_no_window(path):
 
 ON_DISK = {"disk", "image_folder", "project"}
 OUTSIDE_PROJECT = {"cli", "jobs", "layers", "samples", "session", "widgets"}
-SESSION = {"journal", "predictions"}
+SESSION = {"journal", "predictions", "trainings"}
 RULES = {
     # ring: what it must not import, outside libraries and parts of this package
     "layers": (
@@ -135,7 +136,9 @@ RULES = {
     "opening": (QT | {"napari"}, OUTSIDE_PROJECT | SESSION | {"works"}),
     "rounds": (QT | {"napari"}, OUTSIDE_PROJECT | SESSION | {"works"}),
     "works": (QT | {"napari"}, OUTSIDE_PROJECT | SESSION | {"project", "rounds"}),
+    "teaching": (QT | {"napari"}, OUTSIDE_PROJECT | SESSION | {"works"}),
     "predictions": ({"napari", "magicgui", "superqt"}, {"cli", "layers", "samples", "widgets"}),
+    "trainings": ({"napari", "magicgui", "superqt"}, {"cli", "layers", "samples", "widgets"}),
     "session": ({"napari", "magicgui", "superqt"}, {"cli", "layers", "samples", "widgets"}),
     "widgets": ({"torch"}, {"cli", "jobs"}),
     "readers": (QT | {"torch"}, {"cli", "jobs", "predictions", "works"}),
