@@ -25,6 +25,7 @@ from napari_unet.core.checkpoints.family import recognised
 from napari_unet.core.checkpoints.native import is_native, read_native
 from napari_unet.core.checkpoints.programs import LISTS, PROGRAMS, from_program
 from napari_unet.core.checkpoints.refusals import refusal_by_config, refusal_for
+from napari_unet.core.checkpoints.stated import stated_in
 from napari_unet.core.device import choose_device
 from napari_unet.core.errors import ModelFileError
 from napari_unet.core.model import Model
@@ -129,6 +130,9 @@ def _open_source(source: Source, wishes: Wishes) -> Model:
             _check_config(wishes)
         return LISTS[kind](source, wishes)
     contents = read_contents(source)
+    own = stated_in(contents.tree, source.name, wishes)
+    if own is not None:
+        return own
     evidence = find_evidence(contents, source.name, choose=wishes.choose, is_known=is_known)
     evidence = replace(evidence, config={**wishes.config, **evidence.config})
     return _from_evidence(evidence, source, kind, wishes)

@@ -175,11 +175,12 @@ def _fpn(known: Evidence, widths: Sequence[int], told: Mapping[str, Any]) -> Par
 
 def _pspnet(known: Evidence, widths: Sequence[int], told: Mapping[str, Any]) -> Parts:
     n = known.n_in("decoder.psp.blocks.0.pool.1.0.weight")
+    depth = _depth(known, told, [d for d in (3, 4, 5, 2, 1) if widths[d - 1] == n])
     return {
-        "depth": _depth(known, told, [d for d in (3, 4, 5, 2, 1) if widths[d - 1] == n]),
+        "depth": depth,
         "widths": (known.n_out("decoder.conv.0.weight"),),
         "norm": _norm(known, "decoder.conv", told),
-    }, ()
+    }, ("output_stride",) if depth > 3 else ()
 
 
 def _pan(known: Evidence, _: Sequence[int], told: Mapping[str, Any]) -> Parts:

@@ -15,7 +15,7 @@ from napari_unet.core.checkpoints.saving import write_plain
 from napari_unet.core.device import choose_device
 from napari_unet.core.errors import ModelFileError
 from napari_unet.core.model import Description, Model, weights_id
-from napari_unet.core.networks import UNet, UNetConfig
+from napari_unet.core.networks import UNet, UNetConfig, Wanted, preset_of
 
 FIXTURES = Path(__file__).parents[3] / "fixtures" / "checkpoints"
 
@@ -38,6 +38,36 @@ def test_own_model_under_its_own_names(model: Model, tmp_path: Path) -> None:
     assert list(weights) == list(model.network.state_dict())
     assert weights_id(colleague) == model.id
     assert open_checkpoint(tmp_path / "saved.pt", "cpu").id == model.id
+
+
+@pytest.mark.parametrize("name", ["segnet-basic", "fcn-8s", "unet-2015", "unet-dense", "unet++"])
+def test_networks_that_no_other_library_has_say_what_they_are(name: str, tmp_path: Path) -> None:
+    preset = preset_of(name)
+    config = preset.config_for(Wanted(width=2))
+    network = randomised(preset.kind.network(config)).requires_grad_(False)
+    model = Model(
+        network=network, architecture=preset.kind.name, config=config,
+        description=Description(name="own"), device=choose_device("cpu"), id=weights_id(network),
+    )  # fmt: skip
+    write_plain(model, tmp_path / "saved.pth")
+    saved = torch.load(tmp_path / "saved.pth", weights_only=True)
+    preset.kind.network(config).load_state_dict(saved["state_dict"], strict=True)
+    again = open_checkpoint(tmp_path / "saved.pth", "cpu")
+    assert (again.id, again.architecture, again.config) == (model.id, preset.kind.name, config)
+    assert "normalization" in again.description.assumed
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [7, {}, {"architecture": "segnet"}, {"architecture": "other", "config": {}},
+     {"architecture": "segnet", "config": {"widths": "none"}}],
+)  # fmt: skip
+def test_statements_that_say_nothing_are_passed_over(
+    statement: object, model: Model, tmp_path: Path
+) -> None:
+    state = model.network.state_dict()
+    torch.save({"state_dict": state, "napari_unet": statement}, tmp_path / "saved.pth")
+    assert open_checkpoint(tmp_path / "saved.pth", "cpu").id == model.id
 
 
 def test_names_and_shapes_of_the_original(model: Model, tmp_path: Path) -> None:

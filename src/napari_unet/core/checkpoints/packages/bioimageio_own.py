@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor
 
-from napari_unet.core.architectures import architecture_of
 from napari_unet.core.checkpoints.building import Wishes, as_decided
 from napari_unet.core.checkpoints.containers import read_contents
 from napari_unet.core.checkpoints.evidence import Evidence
 from napari_unet.core.checkpoints.family import Understanding
 from napari_unet.core.checkpoints.packages.bioimageio import Package
-from napari_unet.core.checkpoints.plain import from_plain
-from napari_unet.core.errors import ModelFileError, SettingsError
+from napari_unet.core.checkpoints.stated import config_stated
 from napari_unet.core.model import Model
 
 __all__ = ["own_model"]
@@ -38,11 +35,8 @@ def own_model(package: Package, wishes: Wishes) -> Model | None:
     """
     weights = next((one for one in package.weights if one.kind == "pytorch_state_dict"), None)
     name, said = package.config.get("architecture"), package.config.get("config")
-    if weights is None or not isinstance(name, str) or not isinstance(said, Mapping):
-        return None
-    try:
-        config: Any = from_plain(architecture_of(name).config, said)
-    except (ModelFileError, SettingsError, TypeError, ValueError, OverflowError):
+    config = config_stated(name, said)
+    if weights is None or config is None:
         return None
     contents = read_contents(weights.source)
     if not isinstance(contents.tree, Mapping):
@@ -54,4 +48,4 @@ def own_model(package: Package, wishes: Wishes) -> Model | None:
     named = package.config.get("assumed")
     assumed = tuple(str(one) for one in named) if isinstance(named, list) else ()
     understood = Understanding(config=config, about=package.about, assumed=assumed)
-    return as_decided(evidence, name, understood, wishes)
+    return as_decided(evidence, str(name), understood, wishes)

@@ -12,6 +12,7 @@ from torch import Tensor
 from napari_unet.core.checkpoints.evidence import COUNTER
 from napari_unet.core.checkpoints.origin import Origin
 from napari_unet.core.checkpoints.saving.architecture import stored
+from napari_unet.core.checkpoints.stated import STATEMENT, statement_of
 from napari_unet.core.errors import ModelFileError
 from napari_unet.core.model import Model
 
@@ -26,8 +27,9 @@ def write_plain(model: Model, path: Path) -> None:
     """Write the weights as a PyTorch state dict, which `load_state_dict` of the original takes.
 
     Names and shapes are those of the file that the model was opened from, prefix and all, or
-    those of the network for a model made here. Nothing but tensors is in the file, so that
-    `torch.load(path, weights_only=True)` reads it. It appears whole or not at all.
+    those of the network for a model made here. `torch.load(path, weights_only=True)` reads it, as
+    nothing but tensors is in the file; only for networks that no other library has, they are in
+    its "state_dict", and beside it stands which network it is. It appears whole or not at all.
 
     Parameters
     ----------
@@ -42,7 +44,10 @@ def write_plain(model: Model, path: Path) -> None:
     if path.suffix.lower() not in SUFFIXES:
         path = path.with_name(f"{path.name}.pt")
     file = io.BytesIO()
-    torch.save(plain_weights(model), file)
+    weights, statement = plain_weights(model), statement_of(model)
+    torch.save(
+        weights if statement is None else {"state_dict": weights, STATEMENT: statement}, file
+    )
     stored(path, file.getvalue())
 
 
