@@ -5,7 +5,6 @@ import pytest
 import scipy.ndimage as ndi
 import torch
 
-from napari_unet.core import augmentation
 from napari_unet.core.augmentation import (
     IGNORE,
     AugmentationSettings,
@@ -13,6 +12,7 @@ from napari_unet.core.augmentation import (
     elastic_field,
     sample,
     sampling_grid,
+    single,
 )
 from napari_unet.core.errors import SettingsError
 
@@ -133,7 +133,7 @@ def test_flips_are_exact_and_all_happen(n_dims):
 
 @pytest.mark.parametrize("shape", [(9, 9), (8, 8), (3, 8, 8)])
 def test_rotation_by_a_quarter_is_exact(monkeypatch, shape):
-    monkeypatch.setattr(augmentation, "_uniform", lambda low, high, generator: high)
+    monkeypatch.setattr(single, "_uniform", lambda low, high, generator: high)
     targets = torch.randint(0, 99, (1, *shape), generator=seeded(), dtype=torch.uint8)
     grid = sampling_grid(shape, middle(shape), with_settings(rotation=90), seeded())
     read, found = sample(targets.float(), targets, grid)
@@ -145,7 +145,7 @@ def test_rotation_by_a_quarter_is_exact(monkeypatch, shape):
 
 @pytest.mark.parametrize("end", [0, 1])
 def test_zoom_goes_out_to_its_limit_and_in_to_its_inverse(monkeypatch, end):
-    monkeypatch.setattr(augmentation, "_uniform", lambda *limits: limits[end])
+    monkeypatch.setattr(single, "_uniform", lambda *limits: limits[end])
     grid = sampling_grid((5, 5), (2.0, 2.0), with_settings(scale=1.25), seeded())
     step = (1 / 1.25, 1.25)[end]
     np.testing.assert_allclose((grid[1:, :, 0] - grid[:-1, :, 0]).numpy(), step, rtol=1e-5)
@@ -314,14 +314,14 @@ def test_invert():
 
 
 def test_contrast_and_brightness_at_their_limits(monkeypatch):
-    monkeypatch.setattr(augmentation, "_uniform", lambda low, high, generator: high)
+    monkeypatch.setattr(single, "_uniform", lambda low, high, generator: high)
     settings = with_settings(contrast=0.5, brightness=0.1)
     varied = augment_intensity(torch.tensor([[[0.0, 0.5, 1.0]]]), settings, seeded())
     torch.testing.assert_close(varied, torch.tensor([[[-0.15, 0.6, 1.35]]]))
 
 
 def test_gamma_keeps_zero_one_and_signs(monkeypatch):
-    monkeypatch.setattr(augmentation, "_uniform", lambda low, high, generator: high)
+    monkeypatch.setattr(single, "_uniform", lambda low, high, generator: high)
     varied = augment_intensity(
         torch.tensor([[[-0.25, 0.0, 0.25, 1.0]]]), with_settings(gamma=2.0), seeded()
     )
@@ -329,13 +329,13 @@ def test_gamma_keeps_zero_one_and_signs(monkeypatch):
 
 
 def test_noise_has_the_spread_it_says(monkeypatch):
-    monkeypatch.setattr(augmentation, "_uniform", lambda low, high, generator: high)
+    monkeypatch.setattr(single, "_uniform", lambda low, high, generator: high)
     varied = augment_intensity(torch.zeros(1, 200, 200), with_settings(noise=0.2), seeded())
     assert varied.std().item() == pytest.approx(0.2, rel=0.02)
 
 
 def test_blur_is_scipys_and_leaves_z_alone(monkeypatch):
-    monkeypatch.setattr(augmentation, "_uniform", lambda low, high, generator: high)
+    monkeypatch.setattr(single, "_uniform", lambda low, high, generator: high)
     image = torch.rand(2, 3, 20, 22, generator=seeded())
     varied = augment_intensity(image, with_settings(blur=1.5), seeded())
     expected = ndi.gaussian_filter(image.numpy(), (0, 0, 1.5, 1.5), mode="mirror", truncate=2.0)

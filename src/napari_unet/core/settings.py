@@ -120,6 +120,8 @@ class AugmentationSettings:
     color : largest share of other channels mixed into each channel.
     gray : share of images with several channels that are shown without colour.
     invert : share of images whose dark and bright are exchanged.
+    dropout : largest share of a patch that is hidden in rectangles, which show its mean value
+        (DeVries and Taylor 2017); only in training from masks.
     """
 
     elastic_sigma: float = 10.0
@@ -135,6 +137,7 @@ class AugmentationSettings:
     color: float = 0.0
     gray: float = 0.0
     invert: float = 0.0
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.elastic_points, Integral) or self.elastic_points < 2:
@@ -152,6 +155,8 @@ class AugmentationSettings:
         ):  # fmt: skip
             if not 0 <= getattr(self, name) < float("inf"):
                 raise SettingsError(f"{name} must not be negative, but is {getattr(self, name)}.")
+        if not 0 <= self.dropout < 1:
+            raise SettingsError(f"dropout must be at least 0 and below 1, not {self.dropout}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

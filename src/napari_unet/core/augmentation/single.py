@@ -1,4 +1,4 @@
-"""Random deformations and intensity changes, as Ronneberger et al. 2015 trained with.
+"""Random deformations and intensity changes of one training patch, as fine-tuning draws it.
 
 An elastic deformation is a grid of random displacements, interpolated smoothly to every
 pixel. Rotation, scale, flips and the elastic part make one sampling grid, so that an image is
@@ -22,18 +22,11 @@ from torch import Generator, Tensor
 from napari_unet.core.corrections import IGNORE
 from napari_unet.core.settings import AugmentationSettings
 
-__all__ = [
-    "IGNORE",
-    "AugmentationSettings",
-    "augment_intensity",
-    "elastic_field",
-    "sample",
-    "sampling_grid",
-]
+__all__ = ["augment_intensity", "elastic_field", "sample", "sampling_grid", "spline_basis"]
 
 
 @lru_cache(maxsize=64)
-def _spline_basis(size: int, n_points: int) -> Tensor:
+def spline_basis(size: int, n_points: int) -> Tensor:
     """Cardinal cubic splines `(size, n_points)`, control points from first to last pixel."""
     if n_points == 1:
         return torch.ones(size, 1)
@@ -62,7 +55,7 @@ def elastic_field(displacements: Tensor, shape: tuple[int, ...]) -> Tensor:
     """
     field = displacements
     for axis, size in enumerate(shape, start=1):
-        basis = _spline_basis(size, displacements.shape[axis]).to(field)
+        basis = spline_basis(size, displacements.shape[axis]).to(field)
         field = torch.movedim(torch.tensordot(field, basis, dims=([axis], [1])), -1, axis)
     return field
 
