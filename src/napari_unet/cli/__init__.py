@@ -16,9 +16,12 @@ from napari_unet import __version__
 from napari_unet.cli.batch import add_batch
 from napari_unet.cli.fine_tuning import add_fine_tune
 from napari_unet.cli.info import add_info
+from napari_unet.cli.networks import add_networks
 from napari_unet.cli.parsing import Parser, add_command
+from napari_unet.cli.scoring import add_score
 from napari_unet.cli.segmenting import add_segment
 from napari_unet.cli.telling import FAILED, INTERRUPTED, OK, USAGE, complain, sentence
+from napari_unet.cli.training import add_train
 
 __all__ = ["main"]
 
@@ -28,8 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0: done. 1: an error, or some images failed. 2: wrong use. 130: interrupted with Ctrl+C.
     """
-    parser = _parser()
     typed = sys.argv[1:] if arguments is None else arguments
+    parser = _parser(typed)
     chosen = parser.parse_args(typed, argparse.Namespace(typed=typed))
     if "run" not in chosen:
         parser.print_help(sys.stderr)
@@ -51,14 +54,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
 
 
-def _parser() -> argparse.ArgumentParser:
-    description = "Segment images with a U-Net and fine-tune it on corrections."
+def _parser(typed: Sequence[str]) -> argparse.ArgumentParser:
+    description = "Segment images with a U-Net, train one, and fine-tune it on corrections."
     parser = Parser(prog="napari-unet", description=description)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
     add_segment(commands)
     add_batch(commands)
     add_fine_tune(commands)
+    add_train(commands, is_chosen="train" in typed)
+    add_networks(commands)
+    add_score(commands)
     add_info(commands)
     demo = add_command(commands, "demo", _run_demo, "open napari on a sample, ready to segment")
     demo.add_argument(

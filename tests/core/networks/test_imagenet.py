@@ -139,7 +139,8 @@ def test_the_trunk_of_an_fcn(norm: Any, saved: Callable[..., Path]) -> None:
     network = FCN(FCNConfig(in_channels=3, width=4, norm=norm)).eval()
     said = load_encoder_weights(network, saved(original.state_dict()))
     check_features(network.encoder.features, original.features)
-    assert any("fc6 and fc7 are the fully connected" in one for one in said) == (norm == "none")
+    is_told = any("fc6 and fc7 are the fully connected" in one for one in said)
+    assert is_told == (norm == "none")
 
 
 def test_fully_connected_layers_become_convolutions(saved: Callable[..., Path]) -> None:
@@ -246,9 +247,9 @@ def test_what_is_missing_or_too_much_is_named(
 ) -> None:
     name = "features.4.conv.2.weight"
     without = {key: value for key, value in mobilenet.items() if key != name}
-    assert f"1 tensors are missing ({name})" in refused(without, saved)
+    assert f"of its tensors, 1 missing ({name})" in refused(without, saved)
     more = {**mobilenet, "features.19.0.weight": torch.ones(3)}
-    assert "1 tensors are too many (features.19.0.weight)" in refused(more, saved)
+    assert "of its tensors, 1 too many (features.19.0.weight)" in refused(more, saved)
 
 
 def test_counters_may_be_missing(mobilenet: dict[str, Tensor], saved: Callable[..., Path]) -> None:
@@ -263,6 +264,8 @@ def test_wrong_shapes_and_values_are_named(
     assert "has the shape (7, 320, 1, 1), but the network needs (1280, 320, 1, 1)" in refused(
         {**mobilenet, name: torch.ones(7, 320, 1, 1)}, saved
     )
+    first = "features.0.0.weight"
+    assert "has the shape (3,)" in refused({**mobilenet, first: torch.ones(3)}, saved)
     damaged = {**mobilenet, name: torch.full((1280, 320, 1, 1), torch.nan)}
     assert "no numbers" in refused(damaged, saved)
 

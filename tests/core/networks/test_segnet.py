@@ -97,14 +97,27 @@ def test_values_go_back_to_where_they_were_the_largest(name: str) -> None:
     assert torch.equal(unpooled[is_unique], wanted[is_unique])
 
 
-def test_no_other_skips() -> None:
-    """Without the indices nothing is known of where anything was: they alone carry borders."""
-    network = small("segnet")
-    with torch.no_grad():
-        sharp = network(image_for(1, 64, 64))
-        for pool in (m for m in network.modules() if isinstance(m, nn.MaxUnpool2d)):
-            pool.register_forward_pre_hook(lambda _, given: (given[0], torch.sort(given[1])[0]))
-        assert not torch.equal(network(image_for(1, 64, 64)), sharp)
+@pytest.mark.parametrize("name", STRIDES)
+@torch.no_grad()
+def test_nothing_but_the_indices_comes_across(name: str) -> None:
+    """With its indices and its deepest feature map, another image gives what the first gave."""
+    network = small(name)
+    (pool,) = {m for m in network.modules() if isinstance(m, nn.MaxPool2d)}
+    seen: list[Any] = []
+    watching = pool.register_forward_hook(lambda _, given, out: seen.append(out))
+    wanted = network(image_for(1, 64, 64))
+    watching.remove()
+    other = image_for(1, 64, 64, seed=5)
+    assert not torch.equal(network(other), wanted)
+    kept = iter(seen)
+    is_last = iter([*[False] * (len(seen) - 1), True])
+
+    def replaced(_: nn.Module, given: Any, out: Any) -> Any:
+        values, places = next(kept)
+        return (values if next(is_last) else out[0]), places
+
+    pool.register_forward_hook(replaced)
+    assert torch.equal(network(other), wanted)
 
 
 @pytest.mark.parametrize("name", STRIDES)

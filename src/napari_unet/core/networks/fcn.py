@@ -206,6 +206,7 @@ PAPER = (
 RECIPE = {
     "optimizer": "sgd", "momentum": 0.9, "learning_rate": 1e-4, "weight_decay": 5e-4,
     "schedule": "constant", "loss": "cross-entropy", "outputs": "softmax",
+    "normalization": "zscore",
 }  # fmt: skip
 """The paper's, which fine-tunes VGG-16 as trained on ImageNet on 20 whole pictures a step.
 
@@ -219,7 +220,7 @@ def _preset(stride: Literal[8, 16, 32], summary: str) -> Preset:
         title=f"FCN-{stride}s",
         paper=PAPER,
         summary=f"{summary} Its training begins with the weights of VGG-16; from scratch, choose "
-        f"fcn-8s-bn, or Adam and a learning rate of 0.0001.",
+        f"fcn-8s-bn, or AdamW with a learning rate of 0.0001.",
         kind=KIND,
         configure=partial(_configured, stride=stride),
         recipe=RECIPE,

@@ -104,7 +104,8 @@ def load_encoder_weights(network: nn.Module, path: Path | str) -> tuple[str, ...
         state = network.state_dict()
         for name, value in {**{f"encoder.{n}": v for n, v in tensors.items()}, **wide}.items():
             state[name].copy_(value)
-    return (f"The encoder {place.name} was filled from {evidence.name}.", *said, *more)
+    filled = f"The encoder {place.name} was filled from {evidence.name}."
+    return (filled, *said, *more, *evidence.notes)
 
 
 def for_channels(weight: Tensor, n_channels: int) -> Tensor:
@@ -183,9 +184,9 @@ def _fitting(evidence: Evidence, place: _Place) -> tuple[dict[str, Tensor], tupl
     found, wanted = _encoder_in(evidence.tensors), place.encoder.state_dict()
     _check_names(found, wanted, evidence, place)
     said: tuple[str, ...] = ()
-    n_file, n_image = (int(each[place.first].shape[1]) for each in (found, wanted))
-    if n_file != n_image and n_file == COLOURS:
-        found[place.first] = for_channels(found[place.first], n_image)
+    first, n_image = found[place.first], int(wanted[place.first].shape[1])
+    if first.ndim == 4 and first.shape[1] == COLOURS != n_image:
+        found[place.first] = for_channels(first, n_image)
         said = (_adapted(n_image),)
     for name, value in found.items():
         if value.shape != wanted[name].shape:
@@ -220,13 +221,14 @@ def _check_names(found: Tensors, wanted: Tensors, evidence: Evidence, place: _Pl
             f"Choose the file of {place.name!r}, or a network on {other!r}."
         )
     words = [
-        f"{len(names)} tensors {what} ({', '.join(shown(name, 40) for name in names[:3])})"
-        for names, what in ((missing, "are missing"), (extra, "are too many"))
+        f"{len(names)} {what} ({', '.join(shown(name, 40) for name in names[:3])})"
+        for names, what in ((missing, "missing"), (extra, "too many"))
         if names
     ]
     raise ModelFileError(
-        f"{evidence.name} does not hold the encoder {place.name!r}: {' and '.join(words)}. Choose "
-        f"the file of {place.name!r} as torchvision, timm or segmentation_models_pytorch give it."
+        f"{evidence.name} does not hold the encoder {place.name!r}: of its tensors, "
+        f"{' and '.join(words)}. Choose the file of {place.name!r} as torchvision, timm or "
+        f"segmentation_models_pytorch give it."
     )
 
 

@@ -211,5 +211,6 @@ PRESETS = (
         kind=KIND,
         configure=_plain,
         dims=(2, 3),
+        recipe={"normalization": "zscore"},
     ),
 )
