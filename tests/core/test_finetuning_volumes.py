@@ -204,7 +204,7 @@ def test_memory_keeps_old_answers_where_nobody_painted(learned):
     corrections[[4, 8, 12], 2::6, :14] = 1
     kept = {}
     for memory in (0, 1):
-        settings = replace(LEARN, steps=12, memory=memory, held_out=0)
+        settings = replace(LEARN, steps=30, learning_rate=4e-3, memory=memory, held_out=0)
         tuned = fine_tune(model, [(image, corrections)], settings, "zyx")
         old, new = (segment(image, which, axes="zyx").classes > 0 for which in (model, tuned))
         kept[memory] = iou(new, old, np.broadcast_to(np.arange(40) > 20, truth.shape))
