@@ -13,8 +13,8 @@ DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "networks.md"
 
 
 def rows_of_document():
-    lines = DOCUMENT.read_text(encoding="utf-8").splitlines()
-    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if "|" in line]
+    lines = [line for line in DOCUMENT.read_text("utf-8").splitlines() if "|" in line]
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
     return {row[0].strip("`"): [row[0].strip("`"), *row[1:]] for row in rows if "`" in row[0]}
 
 

@@ -152,7 +152,7 @@ def multiply_adds(network: nn.Module, shape: tuple[int, ...]) -> float:
     finally:
         for hook in hooks:
             hook.remove()
-    return total / math.prod(output.shape[2:])
+    return float(total / math.prod(output.shape[2:]))
 
 
 def _of_layer(layer: nn.Module, image: Tensor, output: Tensor) -> int:

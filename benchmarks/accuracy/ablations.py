@@ -1,0 +1,75 @@
+r"""What each ingredient buys: the U-Net of 2015 with one of them left out at a time.
+
+    python benchmarks/accuracy/ablations.py DATA/cells_phase_contrast --out FILE
+
+DATA is laid out as for `glioblastoma.py`: few training images, which is what the paper made its
+ingredients for. Each row differs from the first by one thing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from common import (
+    Row,
+    Run,
+    by,
+    of_objects,
+    parser,
+    scored,
+    seeds,
+    table,
+    use_threads,
+    without_augmentation,
+    write,
+)
+from glioblastoma import about, split
+
+from napari_unet.core.training import TrainSettings
+
+TITLE = "Ablations: what each ingredient buys"
+
+
+def variants(base: TrainSettings) -> dict[str, TrainSettings]:
+    """Name to settings, the complete recipe first."""
+    full = base.augmentation
+    nothing = without_augmentation()
+    return {
+        "complete": base,
+        "without elastic deformation": replace(base, augmentation=replace(full, elastic_sigma=0.0)),
+        "without any augmentation": replace(base, augmentation=nothing),
+        "elastic deformation only": replace(
+            base, augmentation=replace(nothing, elastic_sigma=full.elastic_sigma)
+        ),
+        "without separation map": replace(base, separation=0.0),
+        "without dropout": replace(base, network_dropout=0.0),
+        "Dice + cross-entropy": replace(base, loss="dice+cross-entropy"),
+        "soft Dice": replace(base, loss="dice"),
+        "focal loss": replace(base, loss="focal"),
+        "AdamW instead of SGD": replace(base, optimizer="adamw"),
+    }
+
+
+def main() -> None:
+    """Train each variant with each seed, measure, and write the table."""
+    made = parser(__doc__)
+    made.add_argument("--network", default="unet-2015")
+    arguments = made.parse_args()
+    use_threads()
+    train, test = split(arguments)
+    base = TrainSettings(
+        network=arguments.network, width=arguments.width, steps=arguments.steps, held_out=0.0
+    )
+    rows: list[Row] = []
+    for name, settings in variants(base).items():
+        rows.append(Row(name=name, scores=[]))
+        for seed in seeds(arguments):
+            run = Run(name=f"ablation {name}", settings=replace(settings, seed=seed))
+            rows[-1].scores.append(
+                scored(run, train, arguments, lambda model: of_objects(test, by(model)))
+            )
+        write(arguments, TITLE, [about(train, test, arguments), table(rows)])
+
+
+if __name__ == "__main__":
+    main()
