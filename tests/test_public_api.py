@@ -31,6 +31,9 @@ SIGNATURES = {
     "run_batch": "(sources, model, out, settings=None, options=None, report=None)",
     "fine_tune": "(model, images, settings=None, axes=None, report=None)",
     "make_image": "(array, axes=None, name='image', pixel_size=None)",
+    "LiveSession": "(model, settings=None, device='auto')",
+    "train": "(images, settings=None, *, axes=None, start=None, folder=None, device='auto', "
+    "report=None, class_names=None, imagenet=None)",
 }
 
 SETTINGS = {
@@ -42,6 +45,16 @@ SETTINGS = {
     "FineTuneSettings": {
         "steps": 200, "learning_rate": 1e-3, "patch_size": 128, "batch_size": 4, "memory": 0.5,
         "held_out": 0.2, "seed": 0,
+    },
+    "TrainSettings": {
+        "network": "unet", "width": None, "dims": 2, "what": "objects", "split": "gap",
+        "outputs": None, "steps": 2000, "minutes": None, "patience": 0, "measure_every": 0,
+        "loss": None, "gamma": 2.0, "alpha": 0.3, "beta": 0.7, "class_weights": "equal",
+        "separation": None, "separation_sigma": 5.0, "optimizer": None, "learning_rate": None,
+        "momentum": None, "weight_decay": None, "schedule": None, "clip": None,
+        "patch_size": None, "batch_size": None, "average": None, "normalization": None,
+        "network_dropout": None, "precision": "auto",
+        "held_out": 0.2, "n_folds": 0, "fold": 0, "seed": 0,
     },
 }  # fmt: skip
 
@@ -83,6 +96,33 @@ def test_the_documented_example_runs(container, tiny_file, tmp_path, monkeypatch
     opened = napari_unet.load_model("mine.safetensors", "cpu")
     assert opened.id == tuned.id
     assert len(opened.history) == 1
+
+
+TRAINING = """
+import napari_unet as nu
+model = nu.train(
+    [(image, masks), (other, other_masks)],          # masks: 0 background, then objects
+    nu.TrainSettings(network="unet-2015", steps=2000),
+    folder="run",                                    # to go on after whatever happens
+)
+result = nu.segment(image, model)
+model.description.scores["held out"]                 # on images that were not trained on
+nu.save_model(model, "mine.safetensors")
+"""
+
+
+def test_the_documented_training_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pixels, _ = painted()
+    small = 'network="unet-2015", width=2, patch_size=16, steps=2, separation=5'
+    example = TRAINING.replace('network="unet-2015", steps=2000', small)
+    masks = (pixels > 500).astype(np.uint8)
+    names = {"image": pixels, "masks": masks, "other": pixels.T, "other_masks": masks.T}
+    exec(example, names)
+    assert names["model"].architecture == "unet_2015"
+    assert names["result"].labels.shape == pixels.shape
+    assert (tmp_path / "run" / "log.csv").exists()
+    assert napari_unet.load_model("mine.safetensors", "cpu").id == names["model"].id
 
 
 @pytest.mark.parametrize("name", SIGNATURES)
@@ -153,6 +193,8 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
 assert "segment" in dir(napari_unet) and "__version__" in dir(napari_unet)
 assert not heavy & set(sys.modules)
 napari_unet.SegmentSettings(), napari_unet.FineTuneSettings(), napari_unet.UNetLiveError
+napari_unet.LiveSettings()
+napari_unet.TrainSettings()
 assert not heavy & set(sys.modules), "settings and errors are plain Python"
 napari_unet.segment
 assert "torch" in sys.modules

@@ -14,19 +14,26 @@ if TYPE_CHECKING:
     from napari_unet.core.errors import UNetLiveError
     from napari_unet.core.finetuning import fine_tune
     from napari_unet.core.image import make_image
+    from napari_unet.core.live.session import LiveSession
+    from napari_unet.core.live.settings import LiveSettings
     from napari_unet.core.model import Model, load_model, save_model
     from napari_unet.core.segmentation import Result, plan_for, segment
     from napari_unet.core.settings import FineTuneSettings, SegmentSettings
     from napari_unet.core.store import store_for
+    from napari_unet.core.training.entry import train
+    from napari_unet.core.training.settings import TrainSettings
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BatchSettings",
     "FineTuneSettings",
+    "LiveSession",
+    "LiveSettings",
     "Model",
     "Result",
     "SegmentSettings",
+    "TrainSettings",
     "UNetLiveError",
     "fine_tune",
     "load_model",
@@ -36,14 +43,18 @@ __all__ = [
     "save_model",
     "segment",
     "store_for",
+    "train",
 ]
 
 _HOMES = {
     "BatchSettings": "batch",
     "FineTuneSettings": "settings",
+    "LiveSession": "live.session",
+    "LiveSettings": "live.settings",
     "Model": "model",
     "Result": "segmentation",
     "SegmentSettings": "settings",
+    "TrainSettings": "training.settings",
     "UNetLiveError": "errors",
     "fine_tune": "finetuning",
     "load_model": "model",
@@ -53,6 +64,7 @@ _HOMES = {
     "save_model": "model",
     "segment": "segmentation",
     "store_for": "store",
+    "train": "training.entry",
 }
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from napari_unet.core.annotator import Stroke, draw_strokes, next_strokes
+from napari_unet.core.annotator import Stroke, draw_strokes, next_strokes, worst_view
 from napari_unet.core.simulation import SimulationSettings, simulate
 
 
@@ -107,3 +107,74 @@ def test_a_brush_is_round_and_stays_inside():
     draw_strokes(corrections, [Stroke(value=1, points=np.array([[6, 8]]), width=4)])
     assert corrections[6, 8] == corrections[4, 8] == corrections[6, 6] == 1
     assert corrections[4, 6] == 0
+
+
+def test_strokes_are_as_wide_as_brushes_that_people_use(truth):
+    strokes = next_strokes(np.zeros_like(truth), truth, np.zeros_like(truth), 12)
+    assert len(strokes) == 12
+    assert {stroke.width for stroke in strokes} <= set(range(3, 10))
+    assert len({stroke.width for stroke in strokes}) > 2
+
+
+def test_what_is_too_thin_for_a_brush_is_not_painted():
+    truth = np.zeros((40, 40), np.uint8)
+    truth[10:12] = 1  # 2 px: no stroke of 3 px stays inside
+    corrections = np.zeros_like(truth)
+    corrections[39, 0] = 1
+    assert next_strokes(np.zeros_like(truth), truth, corrections, 3) == []
+    truth[10:13] = 1
+    strokes = next_strokes(np.zeros_like(truth), truth, corrections, 3)
+    assert strokes
+    painted = painted_by(strokes, truth.shape)
+    assert (painted[10:13] > 0).any()
+    np.testing.assert_array_equal(painted[painted > 0], truth[painted > 0] + 1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_not_in_view_is_neither_seen_nor_painted(truth, seed):
+    view = (slice(40, 110), slice(100, 180))
+    unknown = np.zeros_like(truth)
+    strokes = next_strokes(1 - np.minimum(truth, 1), truth, unknown, 8, seed, view)
+    assert strokes
+    painted = painted_by(strokes, truth.shape)
+    inside = np.zeros(truth.shape, bool)
+    inside[view] = True
+    assert not painted[~inside].any()
+    np.testing.assert_array_equal(painted[painted > 0], truth[painted > 0] + 1)
+    elsewhere = truth.copy()
+    elsewhere[~inside] = 0  # what lies outside changes nothing
+    again = next_strokes(1 - np.minimum(truth, 1), elsewhere, unknown, 8, seed, view)
+    np.testing.assert_array_equal(painted, painted_by(again, truth.shape))
+
+
+def test_a_class_painted_outside_the_view_need_not_be_painted_again():
+    truth = np.zeros((60, 60), np.uint8)
+    truth[:, 30:] = 1
+    corrections = np.zeros_like(truth)
+    corrections[0, 0], corrections[0, 59] = 1, 2
+    view = (slice(20, 60), slice(10, 50))
+    assert next_strokes(truth, truth, corrections, 5, view=view) == []
+    corrections[0, 59] = 0
+    (stroke,) = next_strokes(truth, truth, corrections, 5, view=view)
+    assert stroke.value == 2
+
+
+def test_the_worst_view_has_most_wrong_pixels_that_can_be_painted():
+    truth = np.zeros((90, 120), np.uint8)
+    truth[60:72, 90:102] = 1  # 144 px
+    truth[10:18, 10:18] = 1  # 64 px
+    truth[::2, 40:60] = 1  # 900 px, but lines of 1 px
+    nothing = np.zeros_like(truth)
+    window = worst_view(nothing, truth, nothing, 30)
+    assert [part.stop - part.start for part in window] == [30, 30]
+    assert truth[60:72, 90:102].sum() == truth[window].sum() == 144
+    corrections = nothing.copy()
+    corrections[62:70, 92:100] = 2  # painted: now the other one is worst
+    window = worst_view(nothing, truth, corrections, 30)
+    assert truth[window][:18, :18].any() and window[0].start <= 10 and window[1].start <= 10
+
+
+def test_a_view_is_no_larger_than_the_image():
+    truth = np.ones((20, 30), np.uint8)
+    window = worst_view(np.zeros_like(truth), truth, np.zeros_like(truth), 256)
+    assert window == (slice(0, 20), slice(0, 30))

@@ -1,0 +1,101 @@
+"""What a step wants: painted pixels right, and the old answer where nobody painted."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from napari_unet.core.corrections import IGNORE
+from napari_unet.core.device import autocast
+from napari_unet.core.engine.fitting import Fit
+from napari_unet.core.live.pieces import HELD
+from napari_unet.core.losses import (
+    class_log_probabilities,
+    hold_loss,
+    masked_cross_entropy,
+    masked_dice,
+    output_probabilities,
+)
+from napari_unet.core.model import Description
+from napari_unet.core.outcomes import Outcome
+
+__all__ = ["answer_on", "loss_of", "seen"]
+
+BRAKE = 0.25
+"""What the divergence from the old answer counts beside the bounded loss, ..."""
+MOST_DIVERGENCE = 4.0
+"""... and the most that it is for a pixel: strokes that speak against it win."""
+LEAST = 1e-4
+PULL = 4.0
+"""How much more than the strokes the old answer weighs at full memory."""
+
+
+def seen(values: Tensor, fit: Fit) -> Tensor:
+    """The part of `(b, ..., [z,] y, x)` that a network without padding says something of."""
+    n_axes = len(fit.margin)
+    for axis, (margin, before) in enumerate(zip(fit.margin, fit.before, strict=True)):
+        at = values.ndim - n_axes + axis
+        values = values.narrow(at, before, values.shape[at] - margin)
+    return values
+
+
+@torch.no_grad()
+def answer_on(network: nn.Module, image: Tensor, about: Description) -> Tensor:
+    """What a network says of `(b, c, [z,] y, x)`: probabilities `(b, output, [z,] y, x)`."""
+    with autocast(image.device):
+        logits = network(image)
+    return output_probabilities(logits, about.outcome)
+
+
+def loss_of(
+    logits: Tensor,
+    target: Tensor,
+    answer: Tensor | None,
+    is_memory: Tensor,
+    about: Description,
+    memory: float,
+) -> tuple[Tensor, Tensor]:
+    """The loss on painted pixels, and the pull towards the old answer elsewhere; two scalars.
+
+    Parameters
+    ----------
+    logits : `(b, output, [z,] y, x)`.
+    target : `(b, [z,] y, x)` uint8; `IGNORE` where nobody painted, `HELD` where held out.
+    answer : what the network said before, `(b, output, [z,] y, x)`.
+    is_memory : `(b,)`, which patches are rehearsal.
+    """
+    trained = torch.where(target == HELD, IGNORE, target)
+    log_classes = class_log_probabilities(logits, about.output_class, about.outcome)
+    painted = masked_cross_entropy(log_classes, trained) + masked_dice(log_classes, trained)
+    if answer is None or memory == 0:
+        return painted, logits.new_zeros((), dtype=torch.float32)
+    rehearsed = is_memory.view(-1, *[1] * (target.ndim - 1)).expand_as(target)
+    untouched = (target == IGNORE) & ~rehearsed
+    pull = _pull(logits, answer.float(), untouched, about.outcome)
+    if is_memory.any():
+        pull = pull + 4 * _pull(logits, answer.float(), rehearsed, about.outcome)
+    return painted, PULL * memory * pull
+
+
+def _pull(logits: Tensor, answer: Tensor, where: Tensor, outcome: Outcome) -> Tensor:
+    """How far the network has moved from its old answer; a scalar.
+
+    The bounded loss hardly pulls where the network is still sure of the old answer, so that the
+    first steps after strokes of one class carry everything along, until it does. The divergence
+    brakes from the start.
+    """
+    diverged = _divergence(logits, answer, outcome).clamp(max=MOST_DIVERGENCE)
+    brake = (diverged * where).sum() / where.sum().clamp(min=1)
+    return hold_loss(logits, answer, where, outcome) + BRAKE * brake
+
+
+def _divergence(logits: Tensor, answer: Tensor, outcome: Outcome) -> Tensor:
+    """Kullback-Leibler divergence `(b, ...)` of the new answer from the old one, in nats."""
+    if outcome == "softmax" and logits.shape[1] > 1:
+        new = torch.log_softmax(logits.float(), dim=1)
+        return (answer * (answer.clamp(min=LEAST).log() - new)).sum(dim=1)
+    kind: Outcome = "sigmoid" if outcome == "softmax" else outcome
+    now = output_probabilities(logits, kind).clamp(LEAST, 1 - LEAST)
+    old = answer.clamp(LEAST, 1 - LEAST)
+    on, off = old * (old / now).log(), (1 - old) * ((1 - old) / (1 - now)).log()
+    return (on + off).mean(dim=1)
