@@ -120,7 +120,7 @@ def test_core_knows_no_window(path):
 
 ON_DISK = {"disk", "image_folder", "project"}
 OUTSIDE_PROJECT = {"cli", "jobs", "layers", "samples", "session", "widgets"}
-SESSION = {"journal", "predictions", "trainings"}
+SESSION = {"journal", "lives", "predictions", "previews", "trainings"}
 RULES = {
     # ring: what it must not import, outside libraries and parts of this package
     "layers": (
@@ -137,8 +137,14 @@ RULES = {
     "rounds": (QT | {"napari"}, OUTSIDE_PROJECT | SESSION | {"works"}),
     "works": (QT | {"napari"}, OUTSIDE_PROJECT | SESSION | {"project", "rounds"}),
     "teaching": (QT | {"napari"}, OUTSIDE_PROJECT | SESSION | {"works"}),
+    "learning": (QT | {"napari"}, OUTSIDE_PROJECT | SESSION | {"works"}),
+    "scenes": (QT | {"napari", "torch"}, OUTSIDE_PROJECT | SESSION),
+    "numbering": (QT | {"napari", "torch"}, OUTSIDE_PROJECT | SESSION | {"works"}),
+    "previewing": (QT | {"napari"}, OUTSIDE_PROJECT | SESSION | {"works"}),
     "predictions": ({"napari", "magicgui", "superqt"}, {"cli", "layers", "samples", "widgets"}),
     "trainings": ({"napari", "magicgui", "superqt"}, {"cli", "layers", "samples", "widgets"}),
+    "lives": ({"napari", "magicgui", "superqt"}, {"cli", "layers", "samples", "widgets"}),
+    "previews": ({"napari", "magicgui", "superqt"}, {"cli", "layers", "samples", "widgets"}),
     "session": ({"napari", "magicgui", "superqt"}, {"cli", "layers", "samples", "widgets"}),
     "widgets": ({"torch"}, {"cli", "jobs"}),
     "readers": (QT | {"torch"}, {"cli", "jobs", "predictions", "works"}),
@@ -253,9 +259,12 @@ def test_help_on_the_command_line_needs_no_qt():
 PUBLIC = {
     "BatchSettings",
     "FineTuneSettings",
+    "LiveSession",
+    "LiveSettings",
     "Model",
     "Result",
     "SegmentSettings",
+    "TrainSettings",
     "UNetLiveError",
     "fine_tune",
     "load_model",
@@ -265,6 +274,7 @@ PUBLIC = {
     "save_model",
     "segment",
     "store_for",
+    "train",
 }
 
 

@@ -21,7 +21,7 @@ MENUS = {
         f"{NAME}.finetune": "Fine-tune (U-Net Live)",
     },
 }
-WIDGETS = ["U-Net Live", "Model", "Segment", "Correct", "Fine-tune"]
+WIDGETS = ["U-Net Live", "Model", "Segment", "Correct", "Fine-tune", "Train"]
 SAMPLES = ["stained_tissue", "simulated_nuclei", "nuclei", "cells_3d"]
 
 

@@ -13,6 +13,8 @@
                                                  neighbouring slices too, for 3D models
             damaged/                  files that could not be read, moved aside
         models/round-0001.safetensors ...
+        networks/<name>.safetensors   trained from masks, with the log of its training (.csv)
+        training/<name>-<hash>/       state of a training from masks, so that it can go on
         removed/                      images that were taken out, never deleted
 
 Every file is written whole or not at all (`disk.py`); `image_folder.py` says what blocks are named.
@@ -26,9 +28,10 @@ import operator
 import os
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +61,7 @@ __all__ = ["Project", "ProjectImage", "default_project", "default_projects_folde
 
 FORMAT = "napari-unet-live project"
 DEFAULT_NAME = "My project"
+OWN_FOLDERS = ("images", "models", "networks", "training")
 ROUND_NAME = re.compile(r"round-(\d+)\.safetensors")
 
 
@@ -121,7 +125,7 @@ class Project:
             folder.mkdir(parents=True, exist_ok=True)
             names = sorted(path.name for path in folder.iterdir())
         # A project that lost its project.json, or died before it was written, is taken up again.
-        strange = [n for n in names if not n.startswith(".") and n not in ("images", "models")]
+        strange = [n for n in names if not n.startswith(".") and n not in OWN_FOLDERS]
         if strange:
             raise ProjectError(
                 f"{folder} is not empty (it holds {strange[0]!r}). Choose a new or empty folder "
@@ -262,22 +266,20 @@ class Project:
         ProjectError
             If it cannot be written.
         """
-        from napari_unet.core.model import save_model
-
         folder = self.folder / "models"
-        temporary = folder / f".{secrets.token_hex(4)}.part.safetensors"
-        try:
-            save_model(model, temporary)
-        except ModelFileError as error:
-            raise ProjectError(
-                f"The new model could not be kept in {folder}. Check that the disk is not full "
-                f"and that you may write there, or choose another project folder. ({error})"
-            ) from error
-        try:
-            with disk_errors("The project could not write to", folder):
-                return _take_number(temporary, folder)
-        finally:
-            temporary.unlink(missing_ok=True)
+        numbers = count(max(_rounds_in(folder), default=0) + 1)
+        return _kept(model, folder, (f"round-{number:04}" for number in numbers))
+
+    def save_network(self, model: Model, name: str) -> Path:
+        """Keep a network that was trained from masks under its name, or the next free one.
+
+        Raises
+        ------
+        ProjectError
+            If it cannot be written.
+        """
+        names = chain([name], (f"{name}-{number}" for number in count(2)))
+        return _kept(model, self.folder / "networks", names)
 
     def round_paths(self) -> list[Path]:
         """The kept models, oldest first."""
@@ -326,15 +328,33 @@ def _rounds_in(folder: Path) -> dict[int, Path]:
     return {int(match.group(1)): path for match, path in matches if match}
 
 
-def _take_number(temporary: Path, folder: Path) -> Path:
-    """Rename a finished model file to the next free number, never over another one."""
-    number = max(_rounds_in(folder), default=0) + 1
-    while True:
-        path = folder / f"round-{number:04}.safetensors"
+def _kept(model: Model, folder: Path, names: Iterator[str]) -> Path:
+    """Write a model under the first of these names that is free, never over another file."""
+    from napari_unet.core.model import save_model
+
+    temporary = folder / f".{secrets.token_hex(4)}.part.safetensors"
+    try:
+        save_model(model, temporary)
+    except ModelFileError as error:
+        raise ProjectError(
+            f"The new model could not be kept in {folder}. Check that the disk is not full "
+            f"and that you may write there, or choose another project folder. ({error})"
+        ) from error
+    try:
+        with disk_errors("The project could not write to", folder):
+            return _renamed(temporary, folder, names)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _renamed(temporary: Path, folder: Path, names: Iterator[str]) -> Path:
+    """Give a finished model file the first name that is free."""
+    for name in names:
+        path = folder / f"{name}.safetensors"
         try:
             rename_if_free(temporary, path)
-        except FileExistsError:  # another program has just taken that number
-            number += 1
+        except FileExistsError:  # another program may just have taken it
             continue
         sync_folder(folder)
         return path
+    raise AssertionError("names never end")

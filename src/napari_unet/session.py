@@ -22,6 +22,7 @@ from napari_unet.core.settings import FineTuneSettings
 from napari_unet.core.volumes import DEPTH
 from napari_unet.jobs import Job
 from napari_unet.journal import Journal
+from napari_unet.lives import Lives
 from napari_unet.opening import (
     Explained,
     Opened,
@@ -35,8 +36,10 @@ from napari_unet.opening import (
 )
 from napari_unet.predictions import Predictions
 from napari_unet.preferences import preference
+from napari_unet.previews import Previews
 from napari_unet.project import Project, default_project
 from napari_unet.rounds import Kept, Trial, rounds_of, saved_in, training
+from napari_unet.trainings import Trainings
 
 if TYPE_CHECKING:
     from napari_unet.core.model import Model
@@ -55,6 +58,9 @@ class Session(QObject):
     trial_settled : emitted with whether the model on trial was kept.
     progressed : emitted with what a running job yields.
     predictions : what was segmented, and the jobs that do it.
+    trainings : what is trained from masks.
+    previews : what training would see of an open image.
+    lives : live mode, in which the model learns while strokes are painted.
     model, source : what segments, and the file or the name it was opened from.
     explained : what the Model step shows of it.
     was_guessed : whether an image was asked about the intensities since the model was opened.
@@ -93,6 +99,9 @@ class Session(QObject):
         self._job: Job | None = None
         self._take_result: Callable[[], None] | None = None
         self.predictions = Predictions(self)
+        self.trainings = Trainings(self)
+        self.previews = Previews(self)
+        self.lives = Lives(self)
         self.journal = Journal(project or self._first_project(), parent=self)
         self.journal.saved.connect(self._on_journal_saved)
         self.journal.failed.connect(self._on_journal_failed)
@@ -154,7 +163,9 @@ class Session(QObject):
 
     def cancel(self) -> None:
         """Stop the running job; what it has shown so far stays."""
-        if self._job is not None and not self._job.is_stopped:
+        if self.lives.is_on and not self.lives.is_leaving:
+            self.lives.leave(None)  # what was learned so far becomes a round first
+        elif self._job is not None and not self._job.is_stopped:
             self._job.stop()
             self.say("info", f"{self.busy}: cancelled. What was done so far is kept.")
             self.job_changed.emit()
@@ -328,6 +339,19 @@ class Session(QObject):
         self.say("done", "Training is done. Compare before and after, then keep it or go back.")
         self.trial_changed.emit()
 
+    def on_live_ended(self, trial: Trial) -> None:
+        """What live mode has learned is on trial until the user decides."""
+        self._on_trained(trial)
+
+    def settle_live(self, trial: Trial, keep: bool) -> None:
+        """What live mode has learned is a round; go on with it, or stay with the model before."""
+        self.trial = trial
+        if keep:
+            self.keep()
+        else:
+            self.go_back()
+        self.refresh_rounds()
+
     def keep(self) -> None:
         """Go on with the model fresh from training."""
         if self.trial is not None:
@@ -375,6 +399,7 @@ class Session(QObject):
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
         """Save strokes before the window closes; a dock itself never learns of that."""
         if event is not None and event.type() == QEvent.Type.Close:
+            self.lives.finish_now()
             self.journal.flush()
         return False
 

@@ -217,7 +217,7 @@ def test_another_project_has_its_own_rounds(trial, session, idle, click, tmp_pat
 
 def test_the_form_says_what_is_trained(painted, session, idle, click):
     painted.steps.setValue(11)
-    painted.elastic.setValue(3.5)
+    painted.augmentation.knobs["elastic_sigma"].setValue(3.5)
     painted.memory.setValue(0.25)
     settings = painted.settings()
     assert (settings.steps, settings.memory) == (11, 0.25)
@@ -226,6 +226,7 @@ def test_the_form_says_what_is_trained(painted, session, idle, click):
     idle(session)
     used = session.trial.after.history[-1].settings
     assert (used["steps"], used["memory"]) == (11, 0.25)
+    assert used["augmentation"]["elastic_sigma"] == 3.5
 
 
 def test_the_new_fine_tune_dock_shows_a_trial_that_is_under_way(trial, dock):

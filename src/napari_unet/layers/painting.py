@@ -18,7 +18,15 @@ from napari_unet.core.corrections import Box
 from napari_unet.core.image import Image
 from napari_unet.layers.reading import placement
 
-__all__ = ["COLORS", "CorrectionsLayer", "box_of_shape", "color_of", "draw_box", "remove_boxes"]
+__all__ = [
+    "COLORS",
+    "CorrectionsLayer",
+    "box_of_shape",
+    "color_of",
+    "draw_box",
+    "painted_boxes",
+    "remove_boxes",
+]
 
 TAG = "napari-unet-live"
 COLORS = ("#00000000", "#3d8bfd", "#ff8c1a", "#35c46b", "#e64ca6", "#f2d13c", "#8f6bf2", "#2fc6c6")
@@ -135,7 +143,7 @@ class CorrectionsLayer:
 
     def _on_layer_paint(self, event: Any) -> None:
         if self.on_changed is not None:
-            self.on_changed(_boxes(event.value, self.image))
+            self.on_changed(painted_boxes(event.value, self.image))
 
     def _on_layer_set_data(self) -> None:
         """Undo, redo and writes from elsewhere do not say what they changed."""
@@ -149,7 +157,7 @@ def _colormap(class_names: tuple[str, ...]) -> DirectLabelColormap:
     return DirectLabelColormap(color_dict=colors)
 
 
-def _boxes(atoms: Iterable[Any], image: Image) -> list[Box] | None:
+def painted_boxes(atoms: Iterable[Any], image: Image) -> list[Box] | None:
     """Boxes of the strokes in a paint event; None if napari's history has changed its form."""
     boxes: list[Box] = []
     for atom in atoms:

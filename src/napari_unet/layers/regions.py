@@ -20,6 +20,8 @@ __all__ = [
     "Area",
     "Box",
     "areas_of_shapes",
+    "camera_of",
+    "canvas_size",
     "common_box",
     "positions",
     "relative_box",
@@ -59,9 +61,9 @@ def view_area(viewer: ViewerModel, source: ImageLayer, image: Image) -> Area:
     """
     if viewer.dims.ndisplay == 3:
         return Area(box=_box_at(viewer, source, image, 3))
-    camera = _camera(viewer)
+    camera = camera_of(viewer)
     shown = list(viewer.dims.displayed)
-    half = np.array(_canvas_size(viewer), dtype=float) / camera.zoom / 2
+    half = np.array(canvas_size(viewer), dtype=float) / camera.zoom / 2
     corners = np.tile(np.array(viewer.dims.point, dtype=float), (4, 1))  # (corner, axis)
     corners[:, shown] = np.array(camera.center)[-2:] + half * list(product((-1, 1), repeat=2))
     box = _box_around(positions(source, image, corners), image.label_shape)
@@ -204,12 +206,12 @@ def _union(one: Area, other: Area) -> Area:
     return Area(box=box, inside=inside)
 
 
-def _camera(viewer: ViewerModel) -> Any:
+def camera_of(viewer: ViewerModel) -> Any:
     """The camera, which has moved in napari 0.9."""
     return getattr(viewer, "scene", viewer).camera
 
 
-def _canvas_size(viewer: ViewerModel) -> tuple[int, int]:
+def canvas_size(viewer: ViewerModel) -> tuple[int, int]:
     """Height and width of the canvas in its own px; napari before 0.9 keeps it elsewhere."""
     canvas: Any = getattr(viewer, "canvas", None)
     height, width = viewer._canvas_size if canvas is None else canvas.size

@@ -311,6 +311,35 @@ class Stage:
             and image.to_label_order(layer.data).shape == image.label_shape
         ]
 
+    def drawn_masks(self) -> list[Labels]:
+        """Labels layers that may hold the masks of an image: all but corrections."""
+        painted = [found.layer for found in self._corrections.values()]
+        return [
+            layer
+            for layer in label_layers(self.viewer)
+            if not layer.multiscale and layer not in painted
+        ]
+
+    def with_masks(
+        self, source: ImageLayer, masks: Labels
+    ) -> tuple[Image, npt.NDArray[np.generic]]:
+        """An image layer and a labels layer as an image and a copy of its labels.
+
+        Raises
+        ------
+        ImageError
+            If they are not of one size.
+        """
+        image = image_of(source, self.chosen_axes if source is self.source else "")
+        labels = image.to_label_order(masks.data) if masks.ndim == len(image.label_shape) else None
+        if labels is None or labels.shape != image.label_shape:
+            sizes = [" × ".join(map(str, shape)) for shape in (masks.data.shape, image.label_shape)]
+            raise ImageError(
+                f"The masks {masks.name!r} are {sizes[0]} px, but the image {source.name!r} is "
+                f"{sizes[1]} px. Choose masks of the same size."
+            )
+        return image, np.array(labels)
+
     def draw_box(self, on_drawn: Callable[[Box | None], object]) -> None:
         """Let the user draw one rectangle; `on_drawn` gets it in px of the corrections."""
         remove_boxes(self.viewer)

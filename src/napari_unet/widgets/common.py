@@ -14,7 +14,7 @@ from napari_unet.core.image import Image
 from napari_unet.core.settings import SegmentSettings
 from napari_unet.layers import Area, Stage, stage_of
 from napari_unet.session import Session, session_of
-from napari_unet.widgets.parts import row
+from napari_unet.widgets.parts import DOCK_WIDTH, row, scrolled
 from napari_unet.widgets.status import Status, is_read
 from napari_unet.works import Request
 
@@ -118,11 +118,22 @@ class Step(QWidget):
         self.form = QVBoxLayout()
         self.form.setContentsMargins(9, 6, 9, 6)
         self.form.setSpacing(6)
-        outer.addLayout(self.form)
         if alone:
-            self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Preferred)
-            outer.addStretch(1)
-            outer.addWidget(Status(self.session))
+            self._stand_alone(outer)
+        else:
+            outer.addLayout(self.form)
+
+    def _stand_alone(self, outer: QVBoxLayout) -> None:
+        """Scroll what may be higher than the window, above the status."""
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Preferred)
+        self.setMinimumWidth(DOCK_WIDTH)
+        content = QWidget()
+        inner = QVBoxLayout(content)
+        inner.setContentsMargins(0, 0, 0, 0)
+        inner.addLayout(self.form)
+        inner.addStretch(1)
+        outer.addWidget(scrolled(content), 1)
+        outer.addWidget(Status(self.session))
 
     def row(self, label: str, *widgets: QWidget, tip: str = "") -> QLabel:
         """Add a line: a label of fixed width, which is returned, and what belongs to it."""

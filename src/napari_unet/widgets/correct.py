@@ -249,7 +249,9 @@ class CorrectWidget(Step):
 
     def _result_labels(self) -> Any:
         """The labels of the shown result of the chosen image at its full size, or None."""
-        result = self.stage.result
+        trial = self.stage.trial
+        is_on_trial = trial is not None and trial.is_shown and trial.layer.visible
+        result = trial if is_on_trial else self.stage.result
         if result is None or not result.is_shown or result.source is not self.stage.source:
             return None
         image = self.stage.image()

@@ -20,7 +20,7 @@ class Curves(pg.GraphicsLayoutWidget):
     def __init__(self) -> None:
         super().__init__()
         self.setBackground(None)
-        self.setFixedHeight(212)
+        self.setFixedHeight(220)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self._loss_plot = self._add(0, "loss")
         self._score_plot = self._add(1, "score")

@@ -9,7 +9,6 @@ from typing import Any
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QCheckBox,
-    QDoubleSpinBox,
     QHBoxLayout,
     QHeaderView,
     QPushButton,
@@ -19,16 +18,17 @@ from qtpy.QtWidgets import (
 )
 from superqt import QLabeledDoubleSlider
 
-from napari_unet.core.settings import AugmentationSettings, FineTuneSettings
+from napari_unet.core.settings import FineTuneSettings
 from napari_unet.preferences import preference
+from napari_unet.widgets.augmentation import AugmentationForm
 from napari_unet.widgets.common import Step
 from napari_unet.widgets.curves import Curves
-from napari_unet.widgets.parts import Words, give_reason, hint, primary
+from napari_unet.widgets.parts import Fold, Words, give_reason, hint, primary
+from napari_unet.widgets.preview import TrainingPreview
 
 __all__ = ["FineTuneWidget"]
 
 STEPS = "Training steps. More learn more, and take longer."
-ELASTIC = "Strength of the random elastic deformation, in px."
 MEMORY = "How strongly the model is held to what it knows."
 MEASURES = {
     "iou": "held-out corrections, IoU",
@@ -49,13 +49,11 @@ class FineTuneWidget(Step):
         self.steps.setRange(10, 100_000)
         self.steps.setSingleStep(50)
         self.steps.setValue(int(preference("general", "training_steps", defaults.steps)))
-        self.elastic = QDoubleSpinBox()
-        self.elastic.setRange(0, 50)
-        self.elastic.setSuffix(" px")
-        self.elastic.setValue(defaults.augmentation.elastic_sigma)
         self.memory = QLabeledDoubleSlider(Qt.Orientation.Horizontal)
         self.memory.setRange(0, 1)
         self.memory.setValue(defaults.memory)
+        self.augmentation = AugmentationForm(defaults.augmentation)
+        self.preview = TrainingPreview(self.session, self.stage, self.settings)
         self.button = primary("Fine-tune")
         self.stop_button = QPushButton("Stop and keep the best so far")
         self.reason = hint()
@@ -74,8 +72,10 @@ class FineTuneWidget(Step):
     def _build(self) -> None:
         self.form.addWidget(self.summary)
         self.row("Steps", self.steps)
-        self.row("Elastic", self.elastic)
         self.row("Memory", self.memory)
+        self.form.addWidget(Fold("Augmentation", self.augmentation, is_open=False))
+        self.preview_fold = Fold("What training sees", self.preview, is_open=False)
+        self.form.addWidget(self.preview_fold)
         self.form.addWidget(self.button)
         self.form.addWidget(self.stop_button)
         self.form.addWidget(self.reason)
@@ -98,6 +98,7 @@ class FineTuneWidget(Step):
         self.before_box.setToolTip("Switch between the result before and after training.")
 
     def _connect(self) -> None:
+        self.augmentation.changed.connect(self.preview.ask_soon)
         self.button.clicked.connect(self.fine_tune)
         self.stop_button.clicked.connect(self.session.finish_early)
         self.before_box.toggled.connect(self.stage.show_before)
@@ -119,7 +120,7 @@ class FineTuneWidget(Step):
         return FineTuneSettings(
             steps=self.steps.value(),
             memory=round(float(self.memory.value()), 3),
-            augmentation=AugmentationSettings(elastic_sigma=self.elastic.value()),
+            augmentation=self.augmentation.settings(),
         )
 
     def fine_tune(self) -> None:
@@ -149,8 +150,9 @@ class FineTuneWidget(Step):
         self.reason.setText(reason)
         self.reason.setVisible(bool(reason) and not training)
         wait = f"{session.busy} is running." if session.is_busy else ""
-        for part, tip in ((self.steps, STEPS), (self.elastic, ELASTIC), (self.memory, MEMORY)):
+        for part, tip in ((self.steps, STEPS), (self.memory, MEMORY)):
             give_reason(part, wait, tip)
+        self.augmentation.explain(wait)
         n_corrected, n_images = session.n_corrected, sum(n > 0 for n in session.saved.values())
         plural = "" if n_images == 1 else "s"
         self.summary.setText(

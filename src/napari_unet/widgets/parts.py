@@ -6,18 +6,33 @@ from typing import Any
 
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
+    QFrame,
     QHBoxLayout,
     QLabel,
     QPushButton,
+    QScrollArea,
     QSizePolicy,
     QToolButton,
     QVBoxLayout,
     QWidget,
 )
 
-__all__ = ["COLORS", "Fold", "Words", "give_reason", "hint", "primary", "row"]
+__all__ = [
+    "COLORS",
+    "DOCK_WIDTH",
+    "LABEL_WIDTH",
+    "Fold",
+    "Words",
+    "give_reason",
+    "hint",
+    "primary",
+    "row",
+    "scrolled",
+]
 
 LABEL_WIDTH = 84
+DOCK_WIDTH = 370
+"""At least so many px are needed for all words."""
 COLORS = {"info": "#8a93a5", "done": "#35a35f", "error": "#e0564f"}
 
 
@@ -45,6 +60,7 @@ class Words(QLabel):
         self._fit()
 
     def _fit(self) -> None:
+        self.setMinimumHeight(0)  # which `heightForWidth` would count
         height = self.heightForWidth(self.width()) if self.text() else 0
         if height != self.height():
             self.setFixedHeight(max(0, height))
@@ -87,6 +103,17 @@ def row(form: QVBoxLayout, label: str, *widgets: QWidget, tip: str = "") -> QLab
         line.addWidget(widget, 1 if widget is widgets[0] else 0)
     form.addLayout(line)
     return name
+
+
+def scrolled(content: QWidget) -> QScrollArea:
+    """Something that may be higher than the window, to be scrolled up and down."""
+    area = QScrollArea()
+    area.setWidgetResizable(True)
+    area.setFrameShape(QFrame.Shape.NoFrame)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    area.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOn)
+    area.setWidget(content)
+    return area
 
 
 class Fold(QWidget):

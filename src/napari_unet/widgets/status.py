@@ -87,7 +87,7 @@ class Status(QWidget):
             window.installEventFilter(self._session)
 
     def _refresh(self) -> None:
-        busy = self._session.is_busy
+        busy = self._session.is_busy and not self._session.lives.is_on  # whose panel says all
         if busy and not self._clock.isActive():
             self._progress = (0, 0, "")
             self._clock.start()
