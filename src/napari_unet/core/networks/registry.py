@@ -104,7 +104,7 @@ class Preset:
             able = " and ".join(f"{n}D" for n in self.dims)
             raise SettingsError(
                 f"The network {self.name!r} is one for {able}, not for {wanted.dims}D. Choose "
-                f"another network, or other dimensions."
+                f"another network, or set dims to {self.dims[0]}."
             )
         return self.configure(wanted)
 
