@@ -28,6 +28,7 @@ class Curves(pg.GraphicsLayoutWidget):
         self._loss_plot.getAxis("bottom").setStyle(showValues=False)
         self._score_plot.setXLink(self._loss_plot)
         self._score_plot.setLabel("bottom", "training step", color=GRAY)
+        self._score_plot.getAxis("bottom").setHeight(38)  # NOTE: by itself it cuts off descenders
         self.ci.layout.setSpacing(2)
         self.ci.layout.setContentsMargins(0, 4, 6, 0)
         self._loss = self._loss_plot.plot(pen=pg.mkPen(LOSS, width=2))

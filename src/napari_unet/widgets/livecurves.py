@@ -32,6 +32,7 @@ class LiveCurves(pg.GraphicsLayoutWidget):
         self.painted_plot = self._add(2, "px painted")
         self.score_plot.setYRange(0, 1.02, padding=0)
         self.painted_plot.setLabel("bottom", "training step", color=GRAY)
+        self.painted_plot.getAxis("bottom").setHeight(38)  # NOTE: by itself it cuts off descenders
         self.painted_plot.getAxis("bottom").setHeight(38)
         for plot in (self.loss_plot, self.score_plot):
             plot.getAxis("bottom").setStyle(showValues=False)
