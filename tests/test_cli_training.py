@@ -1,6 +1,8 @@
 """`napari-unet train`: a folder of images and masks in, a model out."""
 
 import csv
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -8,7 +10,8 @@ import tifffile
 
 from napari_unet import cli
 from napari_unet.cli import training as command
-from napari_unet.core.errors import TrainingError
+from napari_unet.cli.training_options import HELPS
+from napari_unet.core.errors import ModelFileError, TrainingError
 from napari_unet.core.model import load_model
 from napari_unet.core.settings import AugmentationSettings
 from napari_unet.core.training.settings import TrainSettings
@@ -97,8 +100,7 @@ def test_every_setting_has_an_option(data, tmp_path, monkeypatch):
     )  # fmt: skip
     assert asked["class_names"] == ["cell", "rest"]
     assert (asked["name"], asked["folder"], asked["start"]) == ("mine", tmp_path / "run", None)
-    changed = set(vars(command)["HELPS"])
-    assert changed >= {name for name in TrainSettings.__slots__ if name != "augmentation"}
+    assert set(HELPS) >= {name for name in TrainSettings.__slots__ if name != "augmentation"}
 
 
 def test_without_options_the_defaults_count(data, tmp_path, monkeypatch):
@@ -131,7 +133,7 @@ def test_the_same_command_goes_on_with_a_run(data, tmp_path, capsys):
 def test_it_goes_on_from_a_model(data, tmp_path, capsys):
     assert run(data, "--out", tmp_path / "a", *QUICK) == 0
     start = tmp_path / "a.safetensors"
-    assert run(data, "--out", tmp_path / "b", "--start", start, *QUICK) == 0
+    assert run(data, "--out", tmp_path / "b", "--start", start, *QUICK[2:]) == 0
     assert " -> " in capsys.readouterr().out
     assert len(load_model(tmp_path / "b.safetensors", "cpu").history) == 2
 
@@ -150,7 +152,7 @@ def test_fatal_problems_are_named_before_anything_is_trained(data, tmp_path, cap
         datasets.Problem(path=None, sentence="It is a little dark."),
         datasets.Problem(path=data / "2.tif", sentence="It cannot be read.", is_fatal=True),
     ]
-    monkeypatch.setattr(datasets, "check", lambda dataset, what: problems)
+    monkeypatch.setattr(datasets, "check", lambda dataset, what, dims: problems)
     assert run(data, "--out", tmp_path / "a", *QUICK) == 1
     said = capsys.readouterr().err.splitlines()
     assert said == [
@@ -188,3 +190,140 @@ def test_a_bar_shows_the_loss_and_the_score(data, tmp_path, capsys, monkeypatch)
     settings = TrainSettings(width=2, steps=2, patch_size=32, batch_size=2)
     model = command._with_bar(training(open_dataset(data).pairs, settings, device="cpu"))
     assert model.history[0].settings["steps_done"] == 2
+
+
+def interrupted(monkeypatch, at, times=1):
+    """Press Ctrl+C in the midst of a step."""
+    from napari_unet.core.training import loop
+
+    real, calls = loop.draw_batch, []
+
+    def draw_batch(*arguments):
+        calls.append(1)
+        for _ in range(times if len(calls) == at else 0):
+            signal.raise_signal(signal.SIGINT)
+        return real(*arguments)
+
+    monkeypatch.setattr(loop, "draw_batch", draw_batch)
+
+
+def test_ctrl_c_keeps_what_a_run_with_a_folder_has_done(data, tmp_path, capsys, monkeypatch):
+    before = signal.getsignal(signal.SIGINT)
+    arguments = [data, "--folder", tmp_path / "run", *QUICK, "--measure-every", "4"]
+    with monkeypatch.context() as patched:
+        interrupted(patched, at=3)  # before anything was measured
+        assert run(*arguments, "--out", tmp_path / "a") == 130
+    assert "Stopped after step 3; the same command goes on." in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is before
+    assert not (tmp_path / "a.safetensors").exists()
+    with monkeypatch.context() as patched:
+        interrupted(patched, at=2)  # there is only step 4 left to do
+        assert run(*arguments, "--out", tmp_path / "a") == 0
+    assert run(data, *QUICK, "--measure-every", "4", "--out", tmp_path / "whole") == 0
+    ids = {load_model(tmp_path / f"{n}.safetensors", "cpu").id for n in ("a", "whole")}
+    assert len(ids) == 1
+
+
+@pytest.mark.parametrize(("at", "said"), [(3, "best at step 2"), (1, "nothing was measured yet")])
+def test_ctrl_c_without_a_folder_saves_the_best(at, said, data, tmp_path, capsys, monkeypatch):
+    interrupted(monkeypatch, at=at)
+    assert run(data, "--out", tmp_path / "a", *QUICK) == 0
+    told = capsys.readouterr()
+    assert f"Stopped after step {at}; the best network so far is saved." in told.err
+    assert said in told.out
+    model = load_model(tmp_path / "a.safetensors", "cpu")
+    assert model.history[0].settings["steps_done"] == at
+
+
+def test_the_second_ctrl_c_ends_it_at_once(data, tmp_path, capsys, monkeypatch):
+    before = signal.getsignal(signal.SIGINT)
+    interrupted(monkeypatch, at=3, times=2)
+    assert run(data, "--out", tmp_path / "a", *QUICK) == 130
+    assert error_of(capsys) == "stopped."
+    assert not (tmp_path / "a.safetensors").exists()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="nothing is forbidden here")
+def test_a_folder_that_may_not_be_written(data, tmp_path, capsys):
+    (tmp_path / "closed").mkdir(mode=0o555)
+    assert run(data, "--out", tmp_path / "closed" / "a", *QUICK) == 1
+    assert "Choose another place for --out" in error_of(capsys)
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_training(
+    data, tmp_path, capsys, monkeypatch
+):
+    def refuse(**where):
+        assert where["dir"] == tmp_path
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(command.tempfile, "NamedTemporaryFile", refuse)
+    assert run(data, "--out", tmp_path / "a", *QUICK) == 1
+    said = capsys.readouterr()
+    assert f"Nothing can be written to the folder {tmp_path} (Permission denied)" in said.err
+    assert "step 2" not in said.err
+
+
+@pytest.mark.parametrize("ending", [".zip", ".pth", ".pt"])
+def test_the_ending_says_in_which_format(ending, data, tmp_path, capsys):
+    out = tmp_path / f"cells{ending}"
+    assert run(data, "--out", out, *QUICK) == 0
+    assert f"Saved {out}\n" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {"data", out.name}
+    assert load_model(out, "cpu").architecture == "unet"
+
+
+def test_other_endings_are_refused(data, tmp_path, capsys, monkeypatch):
+    assert run(data, "--out", tmp_path / "cells.h5", *QUICK) == 1
+    assert "cells.h5 ends in '.h5', which is no kind of model file" in error_of(capsys)
+    monkeypatch.setattr("napari_unet.core.checkpoints.saving.onnx.can_write_onnx", lambda: False)
+    assert run(data, "--out", tmp_path / "cells.onnx", *QUICK) == 1
+    assert "napari-unet-live[onnx]" in error_of(capsys)
+    (tmp_path / "a.safetensors").mkdir()
+    assert run(data, "--out", tmp_path / "a", "--overwrite", *QUICK) == 1
+    assert "is a folder" in error_of(capsys)
+
+
+def test_a_model_that_a_format_cannot_hold_is_not_lost(data, tmp_path, capsys, monkeypatch):
+    from napari_unet.core.checkpoints import saving
+
+    def refuse(model, path):
+        raise ModelFileError("It cannot be.")
+
+    monkeypatch.setattr(saving, "write_plain", refuse)
+    assert run(data, "--out", tmp_path / "a.pth", *QUICK) == 0
+    said = capsys.readouterr()
+    assert "It cannot be. The model was saved as a.pth.safetensors instead." in said.err
+    assert load_model(tmp_path / "a.pth.safetensors", "cpu").history
+
+
+@pytest.mark.parametrize("option", ["--network=unet", "--width=4", "--imagenet=a.pth"])
+def test_what_is_for_a_new_network_does_not_go_with_a_start(option, data, tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        run(data, "--out", tmp_path / "a", "--start", "nuclei", option)
+    assert end.value.code == 2
+    assert f"{option.partition('=')[0]} is for a new network" in capsys.readouterr().err
+
+
+def test_values_that_are_no_numbers(data, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(data, "--out", tmp_path / "a", "--values", "a,b")
+    said = capsys.readouterr().err
+    assert "such as 0,128,255, not 'a,b'" in said and "_numbers" not in said
+
+
+def test_what_is_known_of_the_encoder_is_told(data, tmp_path, capsys, monkeypatch):
+    from napari_unet.core.training import preparing
+
+    (tmp_path / "weights.pth").write_bytes(b"1234")
+    monkeypatch.setattr(
+        preparing, "load_encoder_weights", lambda network, path: (f"Filled from {path.name}.",)
+    )
+    options = ["--imagenet", tmp_path / "weights.pth", "--folder", tmp_path / "run"]
+    assert run(data, "--out", tmp_path / "a", *options, *QUICK) == 0
+    assert "  Filled from weights.pth." in capsys.readouterr().out
+    assert "weights.pth, 4 bytes (" in (tmp_path / "run" / "settings.json").read_text()
+    (tmp_path / "weights.pth").write_bytes(b"4321")
+    assert run(data, "--out", tmp_path / "b", *options, *QUICK) == 1
+    assert "a run with imagenet 'weights.pth, 4 bytes" in error_of(capsys)

@@ -137,7 +137,7 @@ def looking_at(lesson: Lesson) -> Work[Progress, Looked]:
     problems = sorted(check(dataset, lesson.what), key=lambda problem: not problem.is_fatal)
     return Looked(
         lesson=lesson,
-        text=describe(dataset) if dataset.pairs else "",
+        text=describe(dataset, lesson.what) if dataset.pairs else "",
         problems=tuple(problem.sentence for problem in problems),
         is_usable=bool(dataset.pairs) and not any(problem.is_fatal for problem in problems),
     )

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
+import tempfile
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
-from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 from napari_unet.cli.parsing import add_command, add_opening, chosen_settings, opened_model
-from napari_unet.cli.telling import FAILED, OK
+from napari_unet.cli.telling import FAILED, INTERRUPTED, OK, complain
+from napari_unet.cli.training_options import RENAMED, add_all
 from napari_unet.core.errors import ModelFileError, TrainingError
-from napari_unet.core.progress import Work, finish
+from napari_unet.core.progress import Work
 from napari_unet.core.settings import AugmentationSettings
 from napari_unet.core.training.settings import TrainSettings
 
@@ -32,70 +33,14 @@ examples:
 
 DATA is a folder with the folders 'images' and 'masks', or one laid out as in the Data Science Bowl
 2018 or the Cell Tracking Challenge, or OME-Zarr or HDF5 with labels. Whole images are held out for
-the score. With --folder, the same command goes on where it was stopped.
+the score. Ctrl+C ends the training after the step that is being done: the best network so far is
+saved, or with --folder the same command goes on there.
 'napari-unet networks' lists the networks.
 """
 
-HELPS = {
-    "network": "a name from 'napari-unet networks'",
-    "width": "channels of its first level (default: as in its paper)",
-    "dims": "2 for slices, 3 for volumes",
-    "what": "whether masks number objects or hold classes",
-    "split": "how touching objects are kept apart",
-    "outputs": "whether outputs compete or are each by themselves",
-    "steps": "training steps at most",
-    "minutes": "time at most (default: no limit)",
-    "patience": "end when the score has not risen for so many measurements; 0 for never",
-    "measure_every": "steps between measurements; 0 for a twentieth of the steps",
-    "loss": "what is made small",
-    "gamma": "exponent of the focal loss",
-    "alpha": "weight of false positives in the Tversky loss",
-    "beta": "weight of false negatives in the Tversky loss",
-    "class_weights": "whether rare classes count as much as others",
-    "separation": "w_0 of the separation map; 0 for none",
-    "separation_sigma": "its sigma in px",
-    "optimizer": "how weights are changed",
-    "learning_rate": "the highest one",
-    "momentum": "of sgd",
-    "weight_decay": "how strongly weights are pulled to 0",
-    "schedule": "of the learning rate",
-    "clip": "largest norm of the gradient; 0 for no limit",
-    "patch_size": "edge of a training patch in px",
-    "batch_size": "patches in a step",
-    "average": "decay of the running mean of the weights, at most; 0 for none",
-    "normalization": "how intensities become input",
-    "network_dropout": "share that the network drops (default: as it says)",
-    "precision": "auto: 16-bit arithmetic where the device gains from it",
-    "held_out": "share of the images that is only scored on",
-    "n_folds": "instead: so many parts, of which one is held out; 0 for none",
-    "fold": "which of them, from 0",
-    "seed": "of all that is random",
-    "elastic_sigma": "elastic deformation in px; 0 for none",
-    "elastic_points": "its control points along each axis",
-    "rotation": "largest rotation in degrees",
-    "scale": "largest zoom, in and out; 1 for none",
-    "flips": "mirror at random",
-    "brightness": "largest shift of values",
-    "contrast": "largest relative stretch of values",
-    "gamma_change": "largest exponent of values; 1 for none",
-    "noise": "largest standard deviation of added noise",
-    "blur": "largest sigma of Gaussian blur in px",
-    "color": "largest share of other channels mixed in",
-    "gray": "share of images shown without colour",
-    "invert": "share of images whose dark and bright are exchanged",
-    "dropout": "largest share of a patch that is hidden",
-    "images": "name of the folder of images, where there are several",
-    "masks": "name of the folder of masks, where there are several",
-    "axes": "a letter for each dimension of the images, if the files are wrong about them",
-    "planes": "cut stacks into planes, or put the images of a folder upon each other as a volume",
-    "block": "so many neighbouring planes or images are held out together; 0 for single images",
-    "silver": "use masks made by computers where there are none made by hand",
-    "threshold": "masks are 1 above this",
-    "values": "what stands in the masks for class 0, 1, 2, ...: 0,128,255",
-}
-
-RENAMED = {"gamma": "gamma_change"}
-"""Settings of augmentation whose option has a name of its own."""
+OWN = ".safetensors"
+ENDINGS = (OWN, ".zip", ".pth", ".pt", ".onnx")
+"""Of the files that a model can be saved as."""
 
 
 def add_train(commands: Any, is_chosen: bool = True) -> None:
@@ -105,8 +50,9 @@ def add_train(commands: Any, is_chosen: bool = True) -> None:
     )
     parser.add_argument("data", type=Path, metavar="DATA", help="a folder of images and masks")
     parser.add_argument(
-        "--out", required=True, type=Path, metavar="FILE", help="the new model (.safetensors)"
-    )
+        "--out", required=True, type=Path, metavar="FILE",
+        help="the new model: .safetensors (or no ending), .zip (bioimage.io), .pth, .pt or .onnx",
+    )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it is there")
     parser.add_argument(
         "--folder",
@@ -123,49 +69,12 @@ def add_train(commands: Any, is_chosen: bool = True) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--layout", default="auto", help="of DATA (default: recognised)")
     add_opening(parser)
-    _add_all(parser.add_argument_group("training"), TrainSettings)
-    _add_all(parser.add_argument_group("how patches are varied"), AugmentationSettings, RENAMED)
+    add_all(parser.add_argument_group("training"), TrainSettings)
+    add_all(parser.add_argument_group("how patches are varied"), AugmentationSettings, RENAMED)
     if is_chosen:
         from napari_unet.core.datasets import DatasetSettings
 
-        _add_all(parser.add_argument_group("how images and masks are read"), DatasetSettings)
-
-
-def _add_all(group: Any, kind: type, renamed: Mapping[str, str] | None = None) -> None:
-    """An option for each field of a settings class, with its default."""
-    hints = get_type_hints(kind)
-    for setting in fields(kind):
-        if is_dataclass(hints[setting.name]):
-            continue
-        name = (renamed or {}).get(setting.name, setting.name)
-        text = HELPS.get(name, name.replace("_", " "))
-        if setting.default is None and "(default" not in text:
-            text += " (default: as the network's paper says)" if kind is TrainSettings else ""
-        elif setting.default not in ("", (), None) and not isinstance(setting.default, bool):
-            text += f" (default: {setting.default})"
-        group.add_argument(
-            f"--{name.replace('_', '-')}", dest=name, default=setting.default,
-            help=text.replace("%", "%%"), **_typed(hints[setting.name]),
-        )  # fmt: skip
-
-
-def _typed(hint: Any) -> dict[str, Any]:
-    """How argparse reads a value of that annotation."""
-    kind = next((one for one in get_args(hint) if one is not NoneType), hint)
-    if get_origin(hint) is Literal:
-        kind = hint
-    if get_origin(kind) is Literal:
-        choices = get_args(kind)
-        return {"choices": choices, "type": type(choices[0])}
-    if get_origin(hint) is tuple:
-        return {"type": _numbers, "metavar": "N,N,..."}
-    if kind is bool:
-        return {"action": argparse.BooleanOptionalAction}
-    return {"type": kind, "metavar": {int: "N", float: "F"}.get(kind, "TEXT")}
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.replace(",", " ").split())
+        add_all(parser.add_argument_group("how images and masks are read"), DatasetSettings)
 
 
 def _settings(chosen: argparse.Namespace) -> tuple[TrainSettings, DatasetSettings]:
@@ -185,13 +94,14 @@ def _settings(chosen: argparse.Namespace) -> tuple[TrainSettings, DatasetSetting
 
 def _run_train(chosen: argparse.Namespace) -> int:
     settings, reading = _settings(chosen)
+    _check_start(chosen)
     out = _checked_out(chosen)
     from napari_unet.core.datasets import open_dataset
-    from napari_unet.core.model import save_model
     from napari_unet.core.training import training
+    from napari_unet.core.training.stopping import Stopped
 
     dataset = open_dataset(chosen.data, chosen.layout, reading)
-    if not _tell(dataset, settings.what):
+    if not _tell(dataset, settings):
         return FAILED
     start = opened_model(chosen, chosen.start, chosen.device) if chosen.start else None
     names = [one.strip() for one in chosen.class_names.split(",")] if chosen.class_names else None
@@ -199,18 +109,50 @@ def _run_train(chosen: argparse.Namespace) -> int:
         dataset.pairs, settings, start=start, folder=chosen.folder, device=chosen.device,
         name=chosen.name or out.stem, class_names=names, imagenet=chosen.imagenet,
     )  # fmt: skip
-    model = _with_bar(work)
-    save_model(model, out)
+    try:
+        model = _with_bar(work, is_kept=chosen.folder is not None)
+    except Stopped as stop:
+        print(f"Stopped after step {stop.step}; the same command goes on.", file=sys.stderr)
+        return INTERRUPTED
+    out = _saved(model, out)
     print(*_lines(model), f"Saved {out}", sep="\n")
     return OK
 
 
-def _tell(dataset: Dataset, what: Literal["objects", "classes"]) -> bool:
+def _check_start(chosen: argparse.Namespace) -> None:
+    """A model that training starts from has its network: another one is wrong use."""
+    is_named = any(typed.partition("=")[0] == "--network" for typed in chosen.typed)
+    given = {"--network": is_named, "--width": chosen.width, "--imagenet": chosen.imagenet}
+    wrong = [name for name, value in given.items() if value]
+    if chosen.start and wrong:
+        chosen.parser.error(
+            f"{wrong[0]} is for a new network, but --start goes on with that of a model. "
+            f"Leave out one of them."
+        )
+
+
+def _saved(model: Model, out: Path) -> Path:
+    """Where the model was saved: if its format cannot hold it, in the one that holds all."""
+    from napari_unet.core.model import save_model
+
+    try:
+        save_model(model, out)
+    except ModelFileError as error:
+        other = out.with_name(f"{out.name}{OWN}")
+        if out.suffix == OWN or other.exists():
+            raise
+        save_model(model, other)
+        complain(f"{error} The model was saved as {other.name} instead.")
+        return other
+    return out
+
+
+def _tell(dataset: Dataset, settings: TrainSettings) -> bool:
     """Say what is in the data and what is wrong with it; whether it can be used."""
     from napari_unet.core.datasets import check, describe
 
-    print(describe(dataset))
-    problems = check(dataset, what)
+    print(describe(dataset, settings.what))
+    problems = check(dataset, settings.what, settings.dims)
     for problem in sorted(problems, key=lambda problem: not problem.is_fatal):
         kind = "error" if problem.is_fatal else "warning"
         where = f"{problem.path}: " if problem.path is not None else ""
@@ -226,24 +168,42 @@ def _tell(dataset: Dataset, what: Literal["objects", "classes"]) -> bool:
 
 def _checked_out(chosen: argparse.Namespace) -> Path:
     """The file of the new model; better to complain now than after the training."""
+    from napari_unet.core.checkpoints.saving.onnx import can_write_onnx
+
     out: Path = chosen.out.expanduser()
-    if out.suffix != ".safetensors":
-        out = out.with_name(f"{out.name}.safetensors")
+    if not out.suffix:
+        out = out.with_name(f"{out.name}{OWN}")
+    if out.suffix not in ENDINGS:
+        raise ModelFileError(
+            f"{out.name} ends in {out.suffix!r}, which is no kind of model file. End the name of "
+            f"--out in one of {', '.join(ENDINGS)}."
+        )
+    if out.suffix == ".onnx" and not can_write_onnx():
+        raise ModelFileError(
+            f"{out.name} is to be an ONNX file, for which the extra 'onnx' is missing. Install it "
+            f"with: pip install 'napari-unet-live[onnx]', or choose another ending for --out."
+        )
+    if out.is_dir():
+        raise ModelFileError(f"{out} is a folder. Choose another name for --out.")
     if out.exists() and not chosen.overwrite:
         raise ModelFileError(f"{out} is there already. Add --overwrite to replace it.")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=out.parent, prefix=".napari-unet-"):
+            pass
     except OSError as error:
         raise ModelFileError(
-            f"The folder {out.parent} cannot be made ({error.strerror or error}). "
+            f"Nothing can be written to the folder {out.parent} ({error.strerror or error}). "
             "Choose another place for --out."
         ) from error
     return out
 
 
-def _with_bar(work: Work[TrainProgress, Model]) -> Model:
+def _with_bar(work: Work[TrainProgress, Model], is_kept: bool = False) -> Model:
     """Train under a progress bar; where stderr is no terminal, a line for each measurement."""
     from tqdm import tqdm
+
+    from napari_unet.core.training.stopping import finish_or_stop
 
     with tqdm(leave=False, dynamic_ncols=True, disable=None) as bar:
         phase, last = "", ""
@@ -263,7 +223,11 @@ def _with_bar(work: Work[TrainProgress, Model]) -> Model:
             elif progress.loss == progress.loss:  # a number
                 bar.set_postfix_str(f"loss {progress.loss:.3f} {last}", refresh=False)
 
-        return finish(work, report)
+        def end_early(step: int) -> None:
+            bar.clear()
+            print(f"Stopped after step {step}; the best network so far is saved.", file=sys.stderr)
+
+        return finish_or_stop(work, report, is_kept=is_kept, end_early=end_early)
 
 
 def _tell_step(progress: TrainProgress, scores: str) -> None:
@@ -277,10 +241,15 @@ def _lines(model: Model) -> Iterator[str]:
     """What was trained, and how good it is."""
     entry = model.history[-1]
     used = entry.settings
+    n_images = f"{used['n_images']} image{'' if used['n_images'] == 1 else 's'}"
     yield (
-        f"{model.description.name}: {used['steps_done']} steps on {used['n_images']} images in "
+        f"{model.description.name}: {used['steps_done']} steps on {n_images} in "
         f"{entry.seconds:.0f} s"
     )
+    yield from (f"  {note}" for note in model.description.notes)
+    if not entry.scores_after and used["n_held_out"]:
+        yield "  nothing was measured yet: how good it is on other images is not known"
+        return
     if not entry.scores_after:
         yield "  nothing was held out: how good it is on other images is not known"
         return

@@ -101,7 +101,6 @@ class TrainWidget(Step):
         self.form.addWidget(self.pictures)
         self.problems.setStyleSheet("color: #e0863c;")
         self.pictures_words.setText("A held-out image: the truth (green), what was found (orange)")
-        self.stop_button.setToolTip("End training after this step; the best network is kept.")
 
     def _connect(self) -> None:
         self.network.currentIndexChanged.connect(self._on_network_changed)
@@ -240,6 +239,7 @@ class TrainWidget(Step):
         give_reason(self.button, reason, "Train a new network on these images.")
         self.button.setVisible(not training)
         self.stop_button.setVisible(training)
+        self._refresh_stop()
         self.reason.setText(reason)
         self.reason.setVisible(bool(reason) and not training)
         wait = f"{self.session.busy} is running." if training else ""
@@ -261,6 +261,12 @@ class TrainWidget(Step):
         self.pictures_words.setVisible(trainings.sample is not None)
         self.pictures.setVisible(trainings.sample is not None)
         self._show_outcome()
+
+    def _refresh_stop(self) -> None:
+        """There is something to keep as soon as the first step is done."""
+        has_begun = any(progress.done for progress in self.trainings.curve)
+        tip = "End training after this step; the best network is kept."
+        give_reason(self.stop_button, "" if has_begun else "Training has not begun yet.", tip)
 
     def _show_looked(self) -> None:
         looked = self.trainings.looked
@@ -284,6 +290,8 @@ class TrainWidget(Step):
 
     def _on_trainings_progressed(self, progress: Any) -> None:
         """Draw curves and pictures, a few times a second at the most."""
+        if not self.stop_button.isEnabled():
+            self._refresh_stop()
         if progress.sample is not None:
             self.pictures.show_sample(progress.sample)
             self.pictures_words.setVisible(True)

@@ -113,6 +113,12 @@ def test_sections_become_a_volume():
         )
 
 
+def test_moments_are_no_sections():
+    settings = DatasetSettings(planes="volume")
+    movie = of_arrays([(STACK, LABELS)], axes="tyx", settings=settings).pairs
+    assert [(pair.image.axes, pair.group) for pair in movie] == [("yx", "image 1")] * 7
+
+
 def test_sections_in_blocks_are_consecutive():
     sections = [(STACK[i % 7], LABELS[i % 7]) for i in range(12)]
     pairs = of_arrays(sections, settings=DatasetSettings(block=4)).pairs

@@ -100,11 +100,35 @@ def test_channels_must_go_together():
 
 def test_planes_and_stacks_do_not_go_together():
     stack = (picture(1, (3, 24, 32)), np.stack([objects()] * 3))
-    assert "others are stacks" in found(of_arrays([(picture(), objects()), stack])).sentence
+    dataset = of_arrays([(picture(), objects()), stack])
+    sentence = found(dataset).sentence
+    assert "others are stacks. A network of planes takes both" in sentence
+    assert "--planes volume" in sentence
+    assert [one.sentence for one in check(dataset, dims=3)] == [sentence]
+    assert check(dataset, dims=2) == []  # networks of planes take stacks plane by plane
 
 
 def test_one_group_cannot_be_held_out():
-    assert "one group" in found(dataset_of(objects())).sentence
+    image = found(dataset_of(objects())).sentence
+    assert image.startswith("There is only one image to train on, so none can be held out")
+    assert "there will be no score" in image
+    assert "trained on." not in image
+    assert "--block" not in image  # nothing to cut
+    stack = (picture(1, (3, 24, 32)), np.stack([objects()] * 3))
+    whole = found(of_arrays([stack])).sentence
+    assert whole.startswith("There is only one stack")
+    assert "--block N" in whole
+    planes = of_arrays([stack], settings=DatasetSettings(planes="planes"))
+    cut = found(planes).sentence
+    assert cut.startswith("All 3 images to train on are one group")
+    assert "--block N" in cut
+
+
+def test_a_mask_in_which_nothing_is_known():
+    unknown = np.full((24, 32), -1, np.int32)
+    sentences = [one.sentence for one in check(dataset_of(unknown, objects()))]
+    assert any("Nothing is known in the mask of image 1" in one for one in sentences)
+    assert not any("is empty" in one for one in sentences)
 
 
 @pytest.mark.parametrize("dtype", [bool, np.uint8])
@@ -235,8 +259,27 @@ def test_files_that_break_when_they_are_read(tmp_path):
     assert len(dataset.pairs) == 2
     problem = found(dataset)
     assert (problem.key, problem.path, problem.is_fatal) == ("b", path, True)
-    assert "b.png cannot be read" in problem.sentence
+    assert "images/b.png cannot be read" in problem.sentence
+    assert str(path) not in problem.sentence
     assert describe(dataset).startswith("images    2 (folders), 1 of which cannot be read")
+
+
+@pytest.mark.parametrize("broken", ["images", "masks"])
+def test_files_that_cannot_be_opened_are_left_out(tmp_path, broken):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+        for name in "abc":
+            array = picture(ord(name)) if folder == "images" else objects()
+            imsave(tmp_path / folder / f"{name}.png", array, check_contrast=False)
+    path = tmp_path / broken / "b.png"
+    path.write_bytes(b"nothing")
+    dataset = open_dataset(tmp_path)
+    assert [pair.key for pair in dataset.pairs] == ["a", "c"]
+    problem = found(dataset)
+    assert (problem.path, problem.is_fatal) == (path, False)
+    assert problem.sentence.startswith(f"{broken}/b.png ")  # the path is said once, elsewhere
+    assert str(tmp_path) not in problem.sentence
+    assert problem.sentence.endswith("The image b.png is left out.")
 
 
 def test_very_large_images_are_a_warning(monkeypatch):
@@ -293,6 +336,13 @@ def test_the_description():
         "objects   7, 4 per image (3 to 4), median diameter 3 px",
         "classes   0 (96.4%), 1 (1.0%), 2 (1.0%), 3 (1.0%), 4 (0.5%)",
     ]
+
+
+def test_classes_are_not_told_of_objects():
+    dataset = dataset_of(objects(), objects())
+    assert "classes" not in describe(dataset, "objects")
+    assert describe(dataset, "classes") == describe(dataset)
+    assert "classes   0 (" in describe(dataset)
 
 
 def test_the_diameter_of_a_ball():

@@ -11,6 +11,8 @@ from napari_unet.core.datasets import DatasetSettings, open_dataset
 from napari_unet.core.datasets import pairing as pairing_module
 from napari_unet.core.errors import ImageError, SettingsError
 
+VOLUMES = DatasetSettings(planes="volume")
+
 
 def picture(number=0, shape=(12, 16), dtype=np.uint8):
     return np.random.default_rng(number).integers(1, 200, shape).astype(dtype)
@@ -267,51 +269,20 @@ def test_a_mask_of_another_size_in_the_bowl(tmp_path):
         np.asarray(pair.labels)
 
 
-# The Cell Tracking Challenge
+# Sections
 
 
-def test_tracking_takes_masks_by_hand(tmp_path):
-    for sequence in ("01", "02"):
-        for frame in range(3):
-            save(tmp_path / sequence / f"t{frame:03d}.tif", picture(frame))
-            save(tmp_path / f"{sequence}_ST" / "SEG" / f"man_seg{frame:03d}.tif", mask(frame + 1))
-        save(tmp_path / f"{sequence}_GT" / "SEG" / "man_seg001.tif", mask())
-        save(tmp_path / f"{sequence}_GT" / "TRA" / "man_track000.tif", mask())
-    dataset = open_dataset(tmp_path)
-    assert dataset.layout == "tracking"
-    assert [(pair.key, pair.group) for pair in dataset.pairs] == [
-        ("01/t001", "01"), ("02/t001", "02"),
+def test_sections_of_a_shared_group_become_a_volume_of_it(tmp_path):
+    save_pairs(tmp_path, [f"s{i}" for i in range(5)])
+    rows = "".join(f"s{i},{'mouse 1' if i < 3 else 'mouse 2'}\n" for i in range(5))
+    (tmp_path / "index.csv").write_text("image_id,group\n" + rows)
+    pairs = open_dataset(tmp_path, settings=VOLUMES).pairs
+    assert [(pair.key, pair.group, pair.labels.shape[0]) for pair in pairs] == [
+        ("s0 to s2", "mouse 1", 3), ("s3 to s4", "mouse 2", 2),
     ]  # fmt: skip
-    assert dataset.problems == ()
-    both = open_dataset(tmp_path / "02", settings=DatasetSettings(silver=True))
-    assert [pair.key for pair in both.pairs] == ["02/t000", "02/t001", "02/t002"]
-    np.testing.assert_array_equal(both.pairs[1].labels, mask())
-    np.testing.assert_array_equal(both.pairs[2].labels, mask(3))
-
-
-def test_tracking_takes_single_slices_of_volumes(tmp_path):
-    volume = picture(shape=(5, 12, 16), dtype=np.uint16)
-    save(tmp_path / "01" / "t000.tif", volume)
-    save(tmp_path / "01" / "t001.tif", volume)
-    save(tmp_path / "01_GT" / "SEG" / "man_seg_000_003.tif", mask())
-    save(tmp_path / "01_GT" / "SEG" / "man_seg_000_009.tif", mask())
-    save(tmp_path / "01_GT" / "SEG" / "man_seg001.tif", mask(shape=(5, 12, 16)))
-    save(tmp_path / "01_GT" / "SEG" / "man_seg007.tif", mask())
-    dataset = open_dataset(tmp_path)
-    plane, whole = dataset.pairs
-    assert (plane.key, plane.image.axes) == ("01/t000 z003", "yx")
-    assert (whole.key, whole.image.axes) == ("01/t001", "zyx")
-    np.testing.assert_array_equal(plane.image.read((), (slice(0, 12), slice(0, 16)))[0], volume[3])
-    assert "of plane 9, but t000.tif has 5 × 12 × 16 px" in sentences(dataset)
-    assert "lacks the frames of man_seg007.tif" in sentences(dataset)
-
-
-def test_masks_by_computers_are_not_taken_unasked(tmp_path):
-    save(tmp_path / "01" / "t000.tif", picture())
-    save(tmp_path / "01_ST" / "SEG" / "man_seg000.tif", mask())
-    with pytest.raises(ImageError, match="switch silver masks on"):
-        open_dataset(tmp_path)
-    assert len(open_dataset(tmp_path, settings=DatasetSettings(silver=True)).pairs) == 1
+    (tmp_path / "index.csv").unlink()
+    (pair,) = open_dataset(tmp_path, settings=VOLUMES).pairs
+    assert (pair.key, pair.group) == ("s0 to s4", "s0 to s4")
 
 
 # OME-Zarr and HDF5
@@ -455,6 +426,15 @@ def test_a_folder_of_datasets_says_so(tmp_path):
         save_pairs(tmp_path / day, ["a", "b"])
     with pytest.raises(ImageError, match=r"several datasets .* it: day1, day2\."):
         open_dataset(tmp_path)
+
+
+def test_the_only_dataset_in_a_folder_is_opened(tmp_path):
+    save_pairs(tmp_path / "data" / "day1", ["a", "b"])
+    (tmp_path / "data" / "notes").mkdir()
+    (tmp_path / "data" / "notes" / "notes.txt").write_text("nothing")
+    dataset = open_dataset(tmp_path / "data")
+    assert (dataset.layout, [pair.key for pair in dataset.pairs]) == ("folders", ["a", "b"])
+    assert dataset.problems == ()
 
 
 def test_channels_are_told_by_the_mask(tmp_path):

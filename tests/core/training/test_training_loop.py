@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -181,6 +182,50 @@ def test_the_best_so_far_is_kept_when_it_is_finished_early(make_pairs, make_sett
     assert (found["f1"], found["iou"]) == max(scores)
 
 
+def test_finishing_while_images_are_read_says_that_there_is_no_model(make_pairs, make_settings):
+    work = training(make_pairs(3), make_settings())
+    assert next(work).message == "Looking at the images"
+    with pytest.raises(TrainingError, match="before its first step"):
+        work.throw(FinishEarly())
+
+
+@pytest.mark.parametrize("has_folder", [True, False])
+def test_ctrl_c(has_folder, make_image, make_settings, tmp_path, monkeypatch):
+    given, before = [make_image(seed) for seed in range(3)], signal.getsignal(signal.SIGINT)
+    real, steps = loop.draw_batch, []
+
+    def draw_batch(*arguments):
+        steps.append(1)
+        if len(steps) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return real(*arguments)
+
+    folder = tmp_path / "run" if has_folder else None
+    settings = make_settings(steps=5, measure_every=5)
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "draw_batch", draw_batch)
+        with pytest.raises(KeyboardInterrupt):
+            nu.train(given, settings, folder=folder, device="cpu")
+    assert signal.getsignal(signal.SIGINT) is before
+    done = []
+    nu.train(given, settings, folder=folder, device="cpu", report=done.append)
+    first = min(step.done for step in done if step.loss == step.loss)
+    assert first == (4 if has_folder else 1)
+
+
+def test_in_another_thread_ctrl_c_is_left_alone(make_image, make_settings, tmp_path):
+    given, before, seen = [make_image(seed) for seed in range(2)], signal.getsignal(2), []
+
+    def report(progress):
+        seen.append(signal.getsignal(signal.SIGINT))
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(
+            nu.train, given, make_settings(steps=1), folder=tmp_path / "a", report=report
+        ).result()
+    assert seen and set(seen) == {before}
+
+
 def test_patience_ends_it(make_pairs, make_settings, monkeypatch):
     monkeypatch.setattr(loop.Measurer, "measure", lambda self, network: loop.Measurement(
         scores={"f1": 0.5, "iou": 0.5}
@@ -216,6 +261,14 @@ def test_it_goes_on_from_a_model_which_stays_as_it_is(make_pairs, make_settings)
     assert [entry.parent for entry in after.history] == ["", start.id]
     assert after.history[-1].scores_before
     assert (after.config, after.description.outputs) == (start.config, start.description.outputs)
+
+
+def test_of_a_start_its_own_network_is_recorded(make_pairs, make_settings):
+    pairs = make_pairs(3)
+    start = finish(training(pairs, make_settings(steps=1)))
+    asked = make_settings(steps=1, network="segnet-basic", width=8)
+    used = finish(training(pairs, asked, start=start)).history[-1].settings
+    assert (used["network"], used["width"]) == ("unet", None)
 
 
 @pytest.mark.parametrize(

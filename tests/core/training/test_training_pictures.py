@@ -185,6 +185,58 @@ def test_weights_are_one_and_the_separation_map():
     assert none.weights is None
 
 
+def test_distances_for_weights_are_those_of_the_volume():
+    labels = np.zeros((6, 24, 24), np.int16)
+    labels[:2, 4:12, 4:12], labels[4:, 4:12, 4:12] = 1, 2  # 3 slices from another
+    image = np.zeros(labels.shape, np.uint8)
+    chosen = settings(separation=10.0, dims=3)
+    for size, spacing in (({"z": 2.0, "y": 0.5, "x": 0.5}, (4, 1, 1)), ({"x": 0.5}, None)):
+        pair = Pair(key="a", group="", image=make_image(image, "zyx", pixel_size=size),
+                    labels=labels)  # fmt: skip
+        (one,) = pictures_of([pair], chosen, outputs_for(chosen, 2), Normalization(), 1)
+        expected = 1 + separation_map(labels, 10.0, 5.0, spacing)
+        np.testing.assert_allclose(one.weights, expected, rtol=1e-3)
+        assert one.weights.max() > 1.1
+
+
+def test_of_classes_only_the_background_between_them_weighs_more():
+    labels = np.zeros((32, 32), np.int16)
+    labels[4:14, 2:10], labels[4:14, 10:18], labels[4:14, 20:28] = 1, 2, 2
+    chosen = settings(separation=10.0, what="classes")
+    image = np.zeros((32, 32), np.uint8)
+    (one,) = picture(image, labels, chosen, n_classes=3)
+    assert (one.weights[labels > 0] == 1).all()  # where classes touch
+    assert one.weights[8, 18] > 8  # a gap of 2 px
+    unknown = labels.copy()
+    unknown[16:18] = IGNORE
+    (other,) = picture(image, unknown, chosen, n_classes=3)
+    assert (other.weights[16:18] == 1).all()
+    np.testing.assert_array_equal(other.weights[:16], one.weights[:16])  # it is no object
+    np.testing.assert_array_equal(other.weights[18:], one.weights[18:])
+
+
+def test_without_a_gap_touching_objects_weigh_no_more():
+    labels = np.zeros((32, 32), np.int16)
+    labels[4:14, 2:10], labels[4:14, 10:18] = 1, 2
+    for split, is_more in (("none", False), ("gap", True)):
+        chosen = settings(separation=10.0, split=split)
+        (one,) = picture(np.zeros((32, 32), np.uint8), labels, chosen)
+        assert (one.weights[8, 10] > 10) == is_more
+        assert one.weights[15, 10] > 2  # background close to both
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_pixels_that_are_no_numbers(wrong):
+    image = np.random.default_rng(0).random((2, 24, 24)).astype(np.float32)
+    image[1, 3, 4] = wrong
+    labels = np.zeros((2, 24, 24), np.int16)
+    labels[:, 4:9, 4:9], labels[:, 12:17, 4:9] = 1, 2
+    with pytest.raises(TrainingError, match="image of 'a' holds 1 pixels that are no finite"):
+        picture(image, labels, settings())
+    labels[1] = -1  # nothing is known of that plane, so that it is not shown
+    assert len(picture(image, labels, settings())) == 1
+
+
 def test_a_mask_of_one_value_has_as_many_objects_as_parts():
     mask = np.zeros((20, 20), np.uint8)
     mask[2:8, 2:8] = mask[12:18, 12:18] = 255

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 from torch import Tensor
 
@@ -12,15 +13,19 @@ from napari_unet.core.architectures import architecture_of
 from napari_unet.core.checkpoints.building import Wishes, as_decided
 from napari_unet.core.checkpoints.evidence import Evidence
 from napari_unet.core.checkpoints.family import Understanding, classes_of, families
-from napari_unet.core.checkpoints.plain import from_plain, to_json
+from napari_unet.core.checkpoints.plain import checked, from_plain, to_json
 from napari_unet.core.errors import ModelFileError, SettingsError
-from napari_unet.core.model import Model
+from napari_unet.core.model import Description, Model
 from napari_unet.core.networks import kinds
 
 __all__ = ["STATEMENT", "config_stated", "stated_in", "statement_of"]
 
 STATEMENT = "napari_unet"
 """What it is called in PyTorch files, beside "state_dict"."""
+
+MEANING = ("class_names", "outputs", "output_class", "inside", "border", "activation", "inverted")
+"""Attributes of a `Description` that only go together."""
+BY_THEMSELVES = ("normalization", "objects", "pixel_size")
 
 
 def config_stated(name: object, said: object) -> Any:
@@ -37,7 +42,30 @@ def statement_of(model: Model) -> dict[str, Any] | None:
     """What is stated beside plain weights; None where their names tell it."""
     if model.architecture in families() or model.architecture not in kinds():
         return None
-    return {"architecture": model.architecture, "config": json.loads(to_json(model.config))}
+    about = {name: getattr(model.description, name) for name in (*MEANING, *BY_THEMSELVES)}
+    said = {"architecture": model.architecture, "config": model.config, "description": about}
+    plain: dict[str, Any] = json.loads(to_json(said))
+    return plain
+
+
+def _about_stated(said: object, n_outputs: int) -> dict[str, Any]:
+    """What is stated of a `Description`; what is missing or wrong is left out."""
+    found: dict[str, Any] = {}
+    hints = get_type_hints(Description)
+    for name in (*MEANING, *BY_THEMSELVES) if isinstance(said, Mapping) else ():
+        try:
+            found[name] = checked(hints[name], said[name], name)  # type: ignore[index]
+        except (KeyError, SettingsError, TypeError, ValueError, OverflowError):
+            continue
+    size = found.get("pixel_size")
+    if size is None or not 0 < size < math.inf:
+        found.pop("pixel_size", None)
+    try:
+        Description(name="", **{name: found[name] for name in MEANING})
+        is_meant = len(found["outputs"]) == n_outputs
+    except (KeyError, ModelFileError):
+        is_meant = False
+    return {name: one for name, one in found.items() if is_meant or name not in MEANING}
 
 
 def stated_in(tree: object, name: str, wishes: Wishes) -> Model | None:
@@ -62,9 +90,11 @@ def stated_in(tree: object, name: str, wishes: Wishes) -> Model | None:
         return None
     tensors = {str(k): value for k, value in weights.items() if isinstance(value, Tensor)}
     evidence = Evidence(name=name, container="PyTorch zip", tensors=tensors)
+    about = _about_stated(said.get("description"), config.out_channels)
+    open_ones = ("class_names", "activation", "normalization", "channels", "pixel_size")
     understood = Understanding(
         config=config,
-        about=classes_of(config.out_channels),
-        assumed=("class_names", "activation", "normalization", "channels", "pixel_size"),
+        about={**classes_of(config.out_channels), **about},
+        assumed=tuple(name for name in open_ones if name not in about),
     )
     return as_decided(evidence, str(architecture), understood, wishes)

@@ -14,7 +14,13 @@ import numpy as np
 from napari_unet.core.datasets.folders import image_files, subfolders
 from napari_unet.core.datasets.masks import Labels, LabelsRead
 from napari_unet.core.datasets.naming import SPLITS
-from napari_unet.core.datasets.pairing import Opening, check_sizes, image_at, sizes_in_words
+from napari_unet.core.datasets.pairing import (
+    Opening,
+    check_sizes,
+    image_at,
+    sentence_about,
+    sizes_in_words,
+)
 from napari_unet.core.datasets.pairs import Pair
 from napari_unet.core.errors import ImageError
 from napari_unet.core.files import look_at, read_image
@@ -64,7 +70,8 @@ def _pair(folder: Path, split: str, opening: Opening) -> Pair | None:
         image = image_at(images[0], opening)
         check_sizes(image, images[0], look_at(masks[0]).image, masks[0])
     except ImageError as error:
-        opening.say(images[0], f"{error} The image {folder.name} is left out.", folder.name)
+        said = sentence_about(error, images[0], masks[0])
+        opening.say(images[0], f"{said} The image {folder.name} is left out.", folder.name)
         return None
     dtype = np.uint16 if len(masks) < 2**16 else np.int32
     merge = partial(merged, tuple(masks), image.label_shape)

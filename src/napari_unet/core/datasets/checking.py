@@ -24,13 +24,18 @@ MAX_CLASSES = 64
 """So many classes can be trained."""
 
 
-def check(dataset: Dataset, what: Literal["objects", "classes"] = "objects") -> list[Problem]:
+def check(
+    dataset: Dataset,
+    what: Literal["objects", "classes"] = "objects",
+    dims: Literal[2, 3] | None = None,
+) -> list[Problem]:
     """List what is wrong with a dataset, file by file. Reads every image and mask, once.
 
     Parameters
     ----------
     dataset : from `open_dataset` or `of_arrays`.
     what : what the masks number; see `TrainSettings`.
+    dims : 2 for a network of planes, 3 for one of volumes; None if not known.
 
     Returns
     -------
@@ -46,7 +51,7 @@ def check(dataset: Dataset, what: Literal["objects", "classes"] = "objects") -> 
     if what not in ("objects", "classes"):
         raise SettingsError(f"what must be 'objects' or 'classes', not {what!r}.")
     seen = survey(dataset)
-    found = [*dataset.problems, *_of_files(seen), *_of_set(seen)]
+    found = [*dataset.problems, *_of_files(seen), *_of_set(seen), *_of_dims(seen, dims)]
     found += _of_objects(seen) if what == "objects" else _of_classes(seen)
     unique = list(dict.fromkeys(found))
     return sorted(unique, key=lambda problem: not problem.is_fatal)
@@ -90,13 +95,18 @@ def _of_file(one: Seen) -> Iterator[Problem]:
             many = pair.labels_path is not None and pair.labels_path.is_dir() and "have" in remark
             subject = f"The masks of {pair.key}" if many else f"The mask of {pair.key}"
             yield _problem(pair, f"{subject} {remark}", of_labels=True)
-    if not one.foreground.size:
+    if not (one.values >= 0).any():
+        yield _problem(
+            pair, f"Nothing is known in the mask of {pair.key}: all of it is below 0. It is not "
+            "trained on.", of_labels=True,
+        )  # fmt: skip
+    elif not one.foreground.size:
         yield _problem(
             pair, f"The mask of {pair.key} is empty: all of it is background. That is fine if "
             "there is nothing in the image; leave it out if it was never annotated.",
             of_labels=True,
         )  # fmt: skip
-    if one.values.size and one.values[0] < 0:
+    if one.values.size and one.values[0] < 0 and not one.partial:
         n = int(one.counts[one.values < 0].sum())
         yield _problem(
             pair, f"The mask of {pair.key} holds {n} px below 0. They are taken as unknown and not "
@@ -111,20 +121,40 @@ def _of_set(seen: Sequence[Seen]) -> Iterator[Problem]:
     yield from _of_channels(readable)
     for same in in_groups(readable).values():
         yield from _of_copies(same)
-    trained = {one.pair.group for one in seen if one.pair.split in ("", "train")}
-    if not any(one.pair.split == "validation" for one in seen) and len(trained) == 1:
-        yield _of_all(
-            "All images are one group, so none can be held out, and scores will be of images that "
-            "were trained on. Add images, or cut stacks into blocks."
-        )
+    yield from _of_one_group([one.pair for one in seen])
     yield from _of_groups(seen)
-    dims = {len(one.pair.image.label_axes) for one in seen}
-    if len(dims) > 1:
-        yield _of_all(
-            "Some images are single planes and others are stacks; a network takes either. Cut the "
-            "stacks into planes, or leave one kind out."
-        )
     yield from _of_white(readable)
+
+
+def _of_one_group(pairs: Sequence[Pair]) -> Iterator[Problem]:
+    trained = [pair for pair in pairs if pair.split in ("", "train")]
+    is_one = len({pair.group for pair in trained}) == 1
+    if any(pair.split == "validation" for pair in pairs) or not is_one:
+        return
+    is_flat = all(pair.image.label_axes == "yx" for pair in trained)
+    one = "image" if is_flat else "stack"
+    advice = "Add images."
+    if len(trained) > 1 or not is_flat:
+        advice = "Add images, or cut what there is into blocks of N planes with --block N."
+    yield _of_all(
+        (
+            f"All {len(trained)} {one}s to train on are one group"
+            if len(trained) > 1
+            else f"There is only one {one} to train on"
+        )
+        + f", so none can be held out and there will be no score. {advice}"
+    )
+
+
+def _of_dims(seen: Sequence[Seen], dims: Literal[2, 3] | None) -> Iterator[Problem]:
+    """Networks of planes take planes and stacks, those of volumes only stacks."""
+    are_flat = {one.pair.image.label_axes == "yx" for one in seen}
+    if dims != 2 and len(are_flat) == 2:
+        yield _of_all(
+            "Some images are single planes and others are stacks. A network of planes takes both, "
+            "but one of volumes takes stacks only: for volumes, leave the single planes out, or "
+            "put those that are sections of a volume into their place with --planes volume."
+        )
 
 
 def _of_all(sentence: str, is_fatal: bool = False) -> Problem:

@@ -20,6 +20,7 @@ from napari_unet.core.datasets.pairing import (
     image_at,
     label_type,
     labels_of,
+    sentence_about,
 )
 from napari_unet.core.datasets.pairs import Pair
 from napari_unet.core.datasets.settings import DatasetSettings
@@ -78,7 +79,8 @@ def _zarr_pair(key: str, group: str, path: Path, opening: Opening) -> Pair | Non
         image = fitted(image, mask.label_shape)
         check_sizes(image, path, mask, labels_path)
     except ImageError as error:
-        opening.say(path, f"{error} The image {path.name} is left out.", key)
+        said = sentence_about(error, path)
+        opening.say(path, f"{said} The image {path.name} is left out.", key)
         return None
     labels = labels_of(labels_path, mask, opening)
     return Pair(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -17,11 +18,16 @@ __all__ = ["describe"]
 MANY_CLASSES = 16
 
 
-def describe(dataset: Dataset) -> str:
+def describe(dataset: Dataset, what: Literal["objects", "classes"] | None = None) -> str:
     """A table of what is in a dataset. Reads every image and mask, once, as `check` does.
 
     A line each for images, sizes, channels and type, groups and splits, objects (per image, and
     their median diameter in px), and classes with their shares if there are few values.
+
+    Parameters
+    ----------
+    dataset : from `open_dataset` or `of_arrays`.
+    what : what the masks number; classes are left out where that is objects. None if not known.
     """
     seen = [one for one in survey(dataset) if not one.error]
     if not seen:
@@ -33,7 +39,7 @@ def describe(dataset: Dataset) -> str:
         ("pixels", _pixels(seen)),
         ("split", _splits(dataset)),
         ("objects", _objects(seen)),
-        ("classes", _classes(seen)),
+        ("classes", "" if what == "objects" else _classes(seen)),
     ]
     return "\n".join(f"{name:<10}{text}" for name, text in rows if text)
 

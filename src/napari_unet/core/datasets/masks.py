@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,9 @@ UNKNOWN = 255
 WHITE = "holds only black (0) and white (255), which is read as 1."
 """What is remarked on masks that are black and white."""
 
+Partial: TypeAlias = Literal["", "cells", "slices"]
+"""What of a picture is not annotated."""
+
 LabelsRead: TypeAlias = tuple[npt.NDArray[np.integer], tuple[str, ...]]
 """Labels, and remarks about them: ends of a sentence that begins with the name of the file."""
 
@@ -33,13 +36,21 @@ class Labels(Lazy):
     shape, dtype : `([z,] y, x)`, whole numbers.
     read_labels : gives them, and remarks about them.
     shelf : where they are kept for a while.
+    partial : whether -1 is meant, and stands where nothing is known: "cells" where some objects
+        are not annotated, "slices" where whole planes are not; "" if all is known.
     """
 
     def __init__(
-        self, shape: Sequence[int], dtype: Any, read_labels: Callable[[], LabelsRead], shelf: Shelf
+        self,
+        shape: Sequence[int],
+        dtype: Any,
+        read_labels: Callable[[], LabelsRead],
+        shelf: Shelf,
+        partial: Partial = "",
     ) -> None:
         super().__init__(shape, dtype, self._read_labels, shelf)
         self._labels_read = read_labels
+        self.partial = partial
         self.remarks: tuple[str, ...] = ()
 
     def _read_labels(self) -> npt.NDArray[np.integer]:

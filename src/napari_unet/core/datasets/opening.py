@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from napari_unet.core.datasets.bowl import find_bowl, has_bowl
@@ -40,17 +41,20 @@ class Layout:
     looks_like : whether a path looks like it.
     find : the pairs there.
     needed : what there must be, for sentences.
+    are_sections : whether the pictures of a folder can be sections that lie one upon the other.
     """
 
     looks_like: Callable[[Path], bool]
     find: Callable[[Path, Opening], list[Pair]]
     needed: str
+    are_sections: bool = True
 
 
 LAYOUTS: Mapping[str, Layout] = {
     "tracking": Layout(
         looks_like=has_tracking, find=find_tracking,
         needed="folders '01' and '01_GT/SEG' as in the Cell Tracking Challenge",
+        are_sections=False,  # they are moments
     ),
     "bowl": Layout(
         looks_like=has_bowl, find=find_bowl,
@@ -80,7 +84,8 @@ def open_dataset(
 
     Parameters
     ----------
-    path : a folder in one of the `LAYOUTS`, or a file of that kind.
+    path : a folder in one of the `LAYOUTS`, or a file of that kind; or a folder in which exactly
+        one folder is such.
     layout : its name; None or "auto" to recognise it.
     settings : how it is read; None for the defaults.
 
@@ -95,29 +100,33 @@ def open_dataset(
     if not path.exists():
         raise ImageError(f"There is no folder or file {path}. Check the path.")
     opening = Opening(settings=settings or DatasetSettings())
-    name = _recognised(path, opening.settings) if layout in (None, "auto") else layout
+    name = layout or "auto"
+    if name == "auto":
+        path, name = _recognised(path, opening.settings)
     if name not in LAYOUTS:
         raise SettingsError(f"layout must be auto, {', '.join(LAYOUTS)}; not {name!r}.")
     pairs = LAYOUTS[name].find(path, opening)
     if not pairs:
         said = " ".join(problem.sentence for problem in opening.problems[:3])
         raise ImageError(f"No image in {path} can be learned from. {said}".rstrip())
-    return Dataset(
-        layout=name, pairs=arranged(pairs, opening.settings), problems=tuple(opening.problems)
-    )
+    found = arranged(pairs, opening.settings, LAYOUTS[name].are_sections)
+    return Dataset(layout=name, pairs=found, problems=tuple(opening.problems))
 
 
-def _recognised(path: Path, settings: DatasetSettings) -> str:
-    if has_folders(path, settings.images, settings.masks):
-        return "folders"  # also where their names are known only from the settings
-    for name, layout in LAYOUTS.items():
-        if layout.looks_like(path):
-            return name
-    inside = _inside(path)
+def _recognised(path: Path, settings: DatasetSettings) -> tuple[Path, str]:
+    """The folder or file of the dataset, this one or the only one in it, and its layout."""
+    name = _layout_of(path, settings)
+    if name:
+        return path, name
+    inside = list(islice(_inside(path, settings), 4))
+    if len(inside) == 1:
+        return inside[0]
     if inside:
+        names = listed([sub.name for sub, _ in inside[:3]])
+        names += " and others" if len(inside) > 3 else ""
         raise ImageError(
             f"There are several datasets in {path}, which are opened one by one. Name a folder in "
-            f"it: {listed(inside)}."
+            f"it: {names}."
         )
     known = "; ".join(layout.needed for layout in LAYOUTS.values())
     raise ImageError(
@@ -126,8 +135,16 @@ def _recognised(path: Path, settings: DatasetSettings) -> str:
     )
 
 
-def _inside(path: Path) -> list[str]:
-    """The first folders in a folder that are datasets."""
-    folders = subfolders(path) if path.is_dir() else []
-    is_known = [layout.looks_like for layout in LAYOUTS.values()]
-    return [sub.name for sub in folders[:20] if any(looks(sub) for looks in is_known)]
+def _layout_of(path: Path, settings: DatasetSettings) -> str:
+    """The name of the layout, "" if there is none that is known."""
+    if has_folders(path, settings.images, settings.masks):
+        return "folders"  # also where their names are known only from the settings
+    return next((name for name, layout in LAYOUTS.items() if layout.looks_like(path)), "")
+
+
+def _inside(path: Path, settings: DatasetSettings) -> Iterator[tuple[Path, str]]:
+    """The folders in a folder that are datasets, and their layouts."""
+    for sub in subfolders(path) if path.is_dir() else []:
+        name = _layout_of(sub, settings)
+        if name:
+            yield sub, name

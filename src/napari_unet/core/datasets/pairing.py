@@ -20,7 +20,7 @@ from napari_unet.core.image import Image
 
 __all__ = [
     "Opening", "check_sizes", "fitted", "image_at", "label_type", "labels_of", "pair_of",
-    "sizes_in_words",
+    "sentence_about", "sizes_in_words",
 ]  # fmt: skip
 
 MOST_CHANNELS = 8
@@ -60,21 +60,33 @@ def pair_of(
 
     `plane` is the one along z that the mask is of, None if it is of the whole image.
     """
+    path = image_path
     try:
         image = image_at(image_path, opening)
         image = image if plane is None else _plane_of(image, plane)
+        path = labels_path
         check_no_jpeg(labels_path)
         mask = look_at(labels_path).image
+        path = image_path
         image = fitted(image, mask.label_shape)
         check_sizes(image, image_path, mask, labels_path)
     except ImageError as error:
-        opening.say(image_path, f"{error} The image {image_path.name} is left out.", key)
+        said = sentence_about(error, path)
+        opening.say(path, f"{said} The image {image_path.name} is left out.", key)
         return None
     labels = labels_of(labels_path, mask, opening)
     return Pair(
         key=key, group=group or key, split=split, image=image, labels=labels,
         path=image_path, labels_path=labels_path,
     )  # fmt: skip
+
+
+def sentence_about(error: Exception, *paths: Path) -> str:
+    """What an error says, with the files by their names: problems say where these are."""
+    sentence = str(error)
+    for path in paths:
+        sentence = sentence.replace(str(path), f"{path.parent.name}/{path.name}")
+    return sentence
 
 
 def image_at(path: Path, opening: Opening) -> Image:

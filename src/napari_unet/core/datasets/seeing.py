@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import scipy.ndimage as ndi
 
 from napari_unet.core.datasets.lazy import Part, Stacked
 from napari_unet.core.datasets.masks import Labels
+from napari_unet.core.datasets.pairing import sentence_about
 from napari_unet.core.datasets.pairs import Dataset, Pair
 from napari_unet.core.errors import ImageError
 from napari_unet.core.image import Image
@@ -77,9 +78,17 @@ class Seen:
         return self.foreground.size == 1 and self.n_parts > 1
 
     @property
+    def partial(self) -> frozenset[str]:
+        """What is not annotated, "cells" or "slices" or both, and meant to be unknown."""
+        return frozenset(one.partial for one in labels_in(self.pair.labels) if one.partial)
+
+    @property
     def diameters(self) -> Floats:
-        """Diameters of discs, or balls, of the sizes of the objects, in px."""
-        if self.pair.image.label_axes.endswith("zyx"):
+        """Diameters of discs, or balls, of the sizes of the objects, in px.
+
+        Where only slices of volumes are known, sizes are of cuts through objects: discs.
+        """
+        if self.pair.image.label_axes.endswith("zyx") and "slices" not in self.partial:
             return np.asarray(np.cbrt(6 * self.sizes / math.pi))
         return np.asarray(np.sqrt(4 * self.sizes / math.pi))
 
@@ -111,7 +120,8 @@ def _seen(pair: Pair) -> Seen:
         path = pair.path
         about = _about_image(pair.image)
     except ImageError as error:
-        return Seen(pair=pair, error=str(error), error_path=path)
+        said = sentence_about(error, path) if path is not None else str(error)
+        return Seen(pair=pair, error=said, error_path=path)
     except MemoryError:
         return Seen(
             pair=pair,
@@ -157,13 +167,20 @@ def _values(labels: npt.NDArray[Any]) -> tuple[Integers, Integers]:
     return values.astype(np.int64), counts
 
 
+def labels_in(labels: Any) -> Iterator[Labels]:
+    """The labels that others are a part of, or are stacked of."""
+    if isinstance(labels, Part):
+        yield from labels_in(labels.whole)
+    elif isinstance(labels, Stacked):
+        for plane in labels.planes:
+            yield from labels_in(plane)
+    elif isinstance(labels, Labels):
+        yield labels
+
+
 def remarks_of(labels: Any) -> tuple[str, ...]:
     """What was remarked when labels were read, also those that are a part of others."""
-    if isinstance(labels, Part):
-        return remarks_of(labels.whole)
-    if isinstance(labels, Stacked):
-        return tuple(dict.fromkeys(one for plane in labels.planes for one in remarks_of(plane)))
-    return labels.remarks if isinstance(labels, Labels) else ()
+    return tuple(dict.fromkeys(said for one in labels_in(labels) for said in one.remarks))
 
 
 def in_groups(seen: Sequence[Seen]) -> dict[str, list[Seen]]:

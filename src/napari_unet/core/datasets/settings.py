@@ -21,7 +21,10 @@ class DatasetSettings:
     axes : a letter for each dimension of the images, if the files are wrong about them; "" if
         they are right.
     planes : "planes" cuts stacks into planes; "volume" puts the pictures of a folder, which then
-        are consecutive sections, one upon the other; "" leaves all as it is.
+        are consecutive sections, one upon the other (those of each group, where they share
+        groups), and in the Cell Tracking Challenge, whose frames are never stacked, makes one
+        volume of all annotated slices of a frame, with -1 (unknown) between; "" leaves all as
+        it is.
     block : so many consecutive planes of a stack, or pictures of a folder in natural order, make
         a group; a volume is cut into volumes of so many planes. 0 for no blocks. Sections that
         lie next to each other are near copies, and must not be trained and scored on.

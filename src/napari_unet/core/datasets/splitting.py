@@ -113,10 +113,12 @@ def fold_of(pairs: Sequence[Pair], n_folds: int, fold: int, seed: int = 0) -> Ha
     open_ones = _trainable(pairs)
     sizes = Counter(pair.group for pair in open_ones)
     if len(sizes) < n_folds:
+        n = len(open_ones)
         raise SettingsError(
-            f"{n_folds} folds need at least {n_folds} groups of images, but there are "
-            f"{len(sizes)} ({len(open_ones)} images). Images of one group, such as planes of one "
-            "stack, must stay together. Choose fewer folds, or cut stacks into smaller blocks."
+            f"{n_folds} folds need at least {n_folds} groups of images, but there "
+            f"{'is' if len(sizes) == 1 else 'are'} {len(sizes)} ({n} image{'s' if n > 1 else ''}). "
+            "Images of one group, such as planes of one stack, must stay together. Choose fewer "
+            "folds, or cut stacks into smaller blocks with --block N."
         )
     folds = _folds(sizes, n_folds, seed)
     return _halves(open_ones, {pair.key for pair in open_ones if folds[pair.group] == fold})

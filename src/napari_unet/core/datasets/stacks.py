@@ -16,15 +16,21 @@ from napari_unet.core.errors import ImageError
 __all__ = ["arranged", "as_planes"]
 
 
-def arranged(pairs: Sequence[Pair], settings: DatasetSettings) -> tuple[Pair, ...]:
+def arranged(
+    pairs: Sequence[Pair], settings: DatasetSettings, are_sections: bool = True
+) -> tuple[Pair, ...]:
     """The same pairs in the same order, with planes and blocks as the settings say.
 
     Whatever the settings, keys become unique, and only axes of space are left: pictures along
-    time become pairs of their own, in one group.
+    time become pairs of their own, in one group. These are never stacked; nor are the pictures of
+    a folder, unless `are_sections` (whether they can lie one upon the other).
     """
-    still = [one for pair in _with_own_keys(pairs) for one in _without_time(pair)]
-    if settings.planes == "volume":
-        still = [one for run in _by_folder(still) for one in _stacked(run)]
+    by_pair = [list(_without_time(pair)) for pair in _with_own_keys(pairs)]
+    still = [one for moments in by_pair for one in moments]
+    if settings.planes == "volume" and are_sections:
+        singles = [one for moments in by_pair if len(moments) == 1 for one in moments]
+        movies = [one for moments in by_pair if len(moments) > 1 for one in moments]
+        still = [*(one for run in _by_folder(singles) for one in _stacked(run)), *movies]
     blocks = _blocks_of_planes(still, settings.block)
     found: list[Pair] = []
     for pair in still:
@@ -105,7 +111,9 @@ def _cut(pair: Pair, block: int) -> Iterator[Pair]:
         return
     for first, stop in parts:
         part = _at(pair, "z", (first, stop))
-        yield replace(part, group=part.key)
+        is_own = pair.group == pair.key
+        group = part.key if is_own else f"{pair.group}, z {first}-{stop - 1}"
+        yield replace(part, group=group)  # the same planes of a movie stay together
 
 
 def _blocks_of_planes(pairs: Sequence[Pair], block: int) -> dict[str, str]:
@@ -119,9 +127,13 @@ def _blocks_of_planes(pairs: Sequence[Pair], block: int) -> dict[str, str]:
 
 
 def _by_folder(pairs: Sequence[Pair]) -> list[list[Pair]]:
+    """Pairs of the same folder and split, and of the same group where they share one."""
     found: dict[Any, list[Pair]] = {}
+    sizes = Counter(pair.group for pair in pairs)
     for pair in pairs:
-        found.setdefault((pair.path.parent if pair.path else None, pair.split), []).append(pair)
+        folder = pair.path.parent if pair.path else None
+        group = pair.group if sizes[pair.group] > 1 else None
+        found.setdefault((folder, pair.split, group), []).append(pair)
     return list(found.values())
 
 
@@ -148,4 +160,6 @@ def _volume_of(sections: Sequence[Pair]) -> Pair:
     )
     key = f"{first.key} to {sections[-1].key}" if len(sections) > 1 else first.key
     labels = Stacked([section.labels for section in sections])
-    return replace(first, key=key, group=key, image=image, labels=labels)
+    groups = {section.group for section in sections}
+    group = first.group if len(groups) == 1 else key
+    return replace(first, key=key, group=group, image=image, labels=labels)

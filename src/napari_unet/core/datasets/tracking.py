@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from napari_unet.core.datasets.folders import image_files, subfolders
 from napari_unet.core.datasets.naming import listed
-from napari_unet.core.datasets.pairing import Opening, pair_of
+from napari_unet.core.datasets.pairing import Opening, image_at, pair_of
 from napari_unet.core.datasets.pairs import Pair
+from napari_unet.core.datasets.partial import compared_with_tracks, filled_from_slices
 
 __all__ = ["find_tracking", "has_tracking"]
 
@@ -37,6 +39,10 @@ def _seg(sequence: Path, kind: str) -> Path:
 
 def find_tracking(path: Path, opening: Opening) -> list[Pair]:
     """Pairs of frames and their masks; a mask of one slice of a volume makes a pair of planes.
+
+    If volumes are wanted, all slices of a frame make one pair: the whole volume, and labels that
+    are -1 (unknown) in the planes between. Cells that have a marker in the tracks (`_GT/TRA`) but
+    are not in the mask are unknown, too: reference masks may be of some cells only.
 
     All pairs of a sequence are one group. Frames without a mask are left out: only a few frames
     of most sequences have one.
@@ -66,15 +72,86 @@ def _pairs(sequence: Path, opening: Opening) -> Iterator[Pair]:
             sequence, f"The sequence {sequence.name} lacks the frames of {listed(lost)}. These "
             "masks are left out; copy the whole sequence again.",
         )  # fmt: skip
-    for (frame, plane), path in sorted(
-        masks.items(), key=lambda item: (item[0][0], item[0][1] or 0)
-    ):
+    by_frame: dict[int, dict[int | None, Path]] = {}
+    for (frame, plane), path in masks.items():
         if frame in frames:
-            key = f"{sequence.name}/{frames[frame].stem}" + (
-                "" if plane is None else f" z{plane:03d}"
-            )
-            pair = pair_of(key, frames[frame], path, opening, group=sequence.name, plane=plane)
-            yield from [] if pair is None else [pair]
+            by_frame.setdefault(frame, {})[plane] = path
+    found = [
+        pair
+        for frame in sorted(by_frame)
+        for pair in _of_frame(sequence, frame, frames[frame], by_frame[frame], opening)
+    ]
+    if opening.settings.planes == "volume":
+        _say_of_volumes(sequence, found, by_frame, opening)
+    yield from found
+
+
+_ByPlane = Mapping[int | None, Path]
+"""Masks by the plane that they are of, None for the whole frame."""
+
+
+def _of_frame(
+    sequence: Path, frame: int, path: Path, masks: _ByPlane, opening: Opening
+) -> list[Pair]:
+    """A pair for each mask of a frame; if volumes are wanted, one with all that is known."""
+    key = f"{sequence.name}/{path.stem}"
+    wants_volume = opening.settings.planes == "volume"
+    found: dict[int | None, Pair] = {}
+    for plane in sorted(masks, key=lambda plane: -1 if plane is None else plane):
+        if wants_volume and None in masks and plane is not None:
+            continue  # the whole frame is known
+        own = key if plane is None else f"{key} z{plane:03d}"
+        pair = pair_of(own, path, masks[plane], opening, group=sequence.name, plane=plane)
+        if pair is not None:
+            found[plane] = _compared(pair, sequence, frame, plane, opening)
+    slices = {plane: pair for plane, pair in found.items() if plane is not None}
+    return [_whole(key, path, slices, opening)] if wants_volume and slices else [*found.values()]
+
+
+def _whole(key: str, path: Path, slices: Mapping[int, Pair], opening: Opening) -> Pair:
+    """The volume of which some slices are annotated; -1 (unknown) in the other planes."""
+    first = next(iter(slices.values()))
+    image = image_at(path, opening)
+    labels = filled_from_slices(
+        image.label_shape, {plane: pair.labels for plane, pair in slices.items()}, opening
+    )
+    masks = first.labels_path
+    folder = masks if masks is None or len(slices) == 1 else masks.parent
+    return replace(first, key=key, image=image, labels=labels, labels_path=folder)
+
+
+def _compared(pair: Pair, sequence: Path, frame: int, plane: int | None, opening: Opening) -> Pair:
+    """The pair, with cells unknown that the tracks mark and the mask lacks."""
+    tracks = _tracks(sequence, frame)
+    if tracks is None:
+        return pair
+    return replace(pair, labels=compared_with_tracks(pair.labels, tracks, plane, opening))
+
+
+def _tracks(sequence: Path, frame: int) -> Path | None:
+    """The file of the markers of a frame, if there is one."""
+    folder = sequence.with_name(f"{sequence.name}_{BY_HAND}") / "TRA"
+    named = [folder / f"man_track{frame:0{digits}d}.tif" for digits in (3, 4)]
+    return next((path for path in named if path.is_file()), None)
+
+
+def _say_of_volumes(
+    sequence: Path, pairs: Sequence[Pair], masks: Mapping[int, _ByPlane], opening: Opening
+) -> None:
+    if any(pair.image.label_axes == "yx" for pair in pairs):
+        opening.say(
+            sequence, f"The frames of the sequence {sequence.name} are single planes: moments, "
+            "not sections of a volume. They are not put one upon the other; train a network of "
+            "planes on them.",
+        )  # fmt: skip
+    sparse = [planes for planes in masks.values() if None not in planes]
+    n = sum(len(planes) for planes in sparse)
+    if n and any(pair.image.label_axes != "yx" for pair in pairs):
+        opening.say(
+            sequence, f"In the sequence {sequence.name}, {len(sparse)} "
+            f"volume{'s are' if len(sparse) > 1 else ' is'} annotated in single slices ({n} in "
+            "all). Their other planes are taken as unknown and not trained on.",
+        )  # fmt: skip
 
 
 def _masks(sequence: Path, kind: str) -> dict[tuple[int, int | None], Path]:

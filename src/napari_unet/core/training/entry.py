@@ -15,6 +15,7 @@ from napari_unet.core.progress import finish
 from napari_unet.core.training.loop import training
 from napari_unet.core.training.progress import TrainProgress
 from napari_unet.core.training.settings import TrainSettings
+from napari_unet.core.training.stopping import finish_or_stop
 
 __all__ = ["train"]
 
@@ -43,8 +44,9 @@ def train(
         guess.
     start : a model to go on from, or what `load_model` takes; None for a new network.
     folder : where the run is kept while it trains, with its log. Called again with the same
-        folder, settings and images it goes on where it was, after whatever happened. None to
-        keep nothing.
+        folder, settings and images it goes on where it was, after whatever happened: Ctrl+C, or
+        the stop button of a notebook, ends it after the step that is being done. None to keep
+        nothing; then Ctrl+C ends it at once.
     device : "auto", "cpu", "cuda", "cuda:N" or "mps".
     report : called with each `TrainProgress`.
     class_names : of all classes in the masks, or of all but the background.
@@ -61,6 +63,8 @@ def train(
     ------
     TrainingError, SettingsError, ImageError
         With a sentence that says what to do.
+    KeyboardInterrupt
+        After Ctrl+C; with a folder, its state is kept.
     """
     settings = settings or TrainSettings()
     given = [(one, np.asarray(masks)) for one, masks in images]
@@ -69,4 +73,6 @@ def train(
         of_arrays(given, axes).pairs, settings, start=loaded, folder=folder, device=device,
         class_names=class_names, imagenet=imagenet,
     )  # fmt: skip
-    return finish(work, report)
+    if folder is None:
+        return finish(work, report)
+    return finish_or_stop(work, report, is_kept=True)

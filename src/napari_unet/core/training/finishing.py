@@ -36,9 +36,16 @@ def run_facts(subject: Subject, request: Request) -> dict[str, Any]:
     return {
         **asdict(subject.settings),
         "start": "" if request.start is None else request.start.id,
-        "imagenet": "" if request.imagenet is None else request.imagenet.name,
+        "imagenet": "" if request.imagenet is None else _told_file(request.imagenet),
         "images": f"{subject.n_images} + {subject.n_held_out} ({digest.hexdigest()})",
     }
+
+
+def _told_file(path: Path) -> str:
+    """The name of a file, its size in bytes, and what tells it from others of that name."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8))
+    return f"{path.name}, {path.stat().st_size} bytes ({digest.hexdigest()})"
 
 
 def keep_best(
@@ -160,6 +167,8 @@ def _card(state: State, subject: Subject) -> str:
 
 
 def _told_scores(state: State, subject: Subject) -> str:
+    if not state.best_scores and subject.n_held_out:
+        return "It ended before anything was measured: it is not known how good the model is."
     if not state.best_scores:
         return "No image was held out, so that it is not known how good the model is on others."
     told = ", ".join(f"{name} {value:.3f}" for name, value in state.best_scores.items())

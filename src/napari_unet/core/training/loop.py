@@ -71,7 +71,7 @@ def training(
 ) -> Work[TrainProgress, Model]:
     """Train a network on masks, as work that yields a `TrainProgress` for each step.
 
-    Thrown `FinishEarly`, it returns the best model so far.
+    Thrown `FinishEarly`, it returns the best model so far; while images are read there is none.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def training(
     ------
     TrainingError
         If there is nothing to learn from, the folder belongs to another run, the loss is no number
-        any more, or the device fails.
+        any more, the device fails, or it is to finish before there is a model.
     SettingsError
         If the network cannot be built for these images.
     """
@@ -110,8 +110,11 @@ def training(
         return (yield from _train(request, _path(folder)))
     except UNetLiveError:
         raise
-    except (RuntimeError, ValueError, OSError, MemoryError) as error:
-        # NOTE: Qt's workers lose RuntimeErrors
+    except FinishEarly as early:
+        raise TrainingError(
+            "The training was ended before its first step, so that there is no model yet."
+        ) from early
+    except (RuntimeError, ValueError, OSError, MemoryError) as error:  # Qt loses RuntimeErrors
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise TrainingError(f"Training stopped ({reason}). {_advice(reason)}") from error
     finally:

@@ -133,19 +133,40 @@ def pictures_of(
     Raises
     ------
     TrainingError
-        If masks do not fit their image.
+        If masks do not fit their image, or the image holds pixels that are no numbers.
     """
     for pair in pairs:
         image, labels = pair.image, _checked_labels(pair)
         is_mask = settings.what == "objects" and _is_mask(labels)
         scale = scale_of(summary_of(image.samples()), normalization, in_channels)
+        spacing = _spacing(image.pixel_size) if settings.dims == 3 else None
         for index in product(*(range(n) for n in image.index_shape(settings.dims))):
             mine = labels[index]
             if (mine >= 0).any():
                 shown = image.read(index, tuple(slice(0, n) for n in mine.shape))
+                _check_finite(shown, pair.key)
                 key = pair.key if not index else f"{pair.key} {list(index)}"
                 objects = _as_objects(mine) if is_mask else mine
-                yield _picture(key, pair.group, shown, scale, objects, settings, outputs)
+                yield _picture(key, pair.group, shown, scale, objects, settings, outputs, spacing)
+
+
+def _check_finite(shown: npt.NDArray[np.generic], key: str) -> None:
+    """Raise `TrainingError` where an image holds NaN or infinity."""
+    if shown.dtype.kind == "f" and not np.isfinite(shown).all():
+        n_bad = int((~np.isfinite(shown)).sum())
+        raise TrainingError(
+            f"The image of {key!r} holds {n_bad} pixels that are no finite numbers (NaN or "
+            f"infinity). Replace them, by 0 for instance, or leave the image out; where only the "
+            f"masks are not known, write -1 into these."
+        )
+
+
+def _spacing(pixel_size: Mapping[str, float]) -> tuple[float, float, float] | None:
+    """Size of a pixel along z, y and x in px of x; None if it is not known along z or x."""
+    z, x = pixel_size.get("z"), pixel_size.get("x")
+    if z is None or x is None:
+        return None
+    return z / x, pixel_size.get("y", x) / x, 1.0
 
 
 def _checked_labels(pair: Pair) -> Labels:
@@ -183,7 +204,7 @@ def _as_objects(labels: Labels) -> Labels:
 
 def _picture(
     key: str, group: str, image: npt.NDArray[np.generic], scale: IntensityScale, labels: Labels,
-    settings: TrainSettings, outputs: Outputs,
+    settings: TrainSettings, outputs: Outputs, spacing: tuple[float, ...] | None,
 ) -> Picture:  # fmt: skip
     target = target_of(labels, outputs)
     return Picture(
@@ -193,7 +214,7 @@ def _picture(
         scale=scale,
         labels=labels,
         target=target,
-        weights=_weights(labels, settings),
+        weights=_weights(labels, target, settings, outputs, spacing),
         places=_places(target),
     )
 
@@ -224,14 +245,20 @@ def _cores(labels: Labels) -> npt.NDArray[np.bool_]:
     return np.asarray((lowest == highest) & (labels > 0))
 
 
-def _weights(labels: Labels, settings: TrainSettings) -> npt.NDArray[np.float16] | None:
+def _weights(
+    labels: Labels, target: npt.NDArray[np.uint8], settings: TrainSettings, outputs: Outputs,
+    spacing: tuple[float, ...] | None,
+) -> npt.NDArray[np.float16] | None:  # fmt: skip
     """1 and more between objects that lie close together (Ronneberger et al. 2015)."""
     if not settings.separation:
         return None
     objects = np.maximum(labels, 0)
-    if settings.what == "classes":
-        objects = label(objects, background=0, connectivity=1)
-    found = separation_map(objects, settings.separation, settings.separation_sigma)
+    if outputs.what == "classes":
+        known = np.where(labels == IGNORE, 0, objects)
+        objects = label(known, background=0, connectivity=1)
+    found = separation_map(objects, settings.separation, settings.separation_sigma, spacing)
+    if outputs.what == "classes" or outputs.split == "none":
+        found[target != 0] = 0  # where they touch, no background is taught
     return np.asarray(1 + found, np.float16)
 
 

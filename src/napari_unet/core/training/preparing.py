@@ -170,8 +170,9 @@ def _new(request: Request, pairs: Sequence[Pair]) -> Subject:
     with seeded(torch.device("cpu"), settings.seed):
         network = preset.kind.network(config)
     _set_dropout(network, settings.network_dropout)
+    notes: tuple[str, ...] = ()
     if request.imagenet is not None:
-        load_encoder_weights(network, request.imagenet)
+        notes = load_encoder_weights(network, request.imagenet)
     about = Description(
         name=request.name or preset.title,
         segments="objects" if settings.what == "objects" else ", ".join(outputs.class_names[1:]),
@@ -186,6 +187,7 @@ def _new(request: Request, pairs: Sequence[Pair]) -> Subject:
         normalization=_normalization(settings),
         pixel_size=pixel_size_of(pairs),
         licence="that of the images it was trained on",
+        notes=notes,
     )
     return Subject(
         settings=settings, network=network, architecture=preset.kind.name, config=config,
@@ -203,9 +205,10 @@ def _normalization(settings: TrainSettings) -> Normalization:
 
 def _set_dropout(network: nn.Module, share: float | None) -> None:
     """Drop this share wherever the network drops something; None for what it says itself."""
-    kinds = (nn.Dropout, nn.Dropout2d, nn.Dropout3d)
-    for layer in network.modules() if share is not None else ():
-        if isinstance(layer, kinds):
+    if share is None:
+        return
+    for layer in network.modules():
+        if isinstance(layer, nn.Dropout | nn.Dropout2d | nn.Dropout3d):
             layer.p = float(share)
 
 
@@ -232,7 +235,9 @@ def _old(request: Request) -> Subject:
             f"The images have {n_channels} channels, but the model {about.name!r} takes "
             f"{about.in_channels}. Choose a model that fits, or train a new network."
         )
-    settings = request.settings.completed({})
+    # What is recorded is the network that is trained, and not the one that a new one would be.
+    asked = replace(request.settings, network=start.architecture, width=None)
+    settings = asked.completed({})
     outputs = outputs_of(about, settings)
     n_known = len(about.class_names)
     if settings.what == "classes" and (n := classes_in(request.pairs)) > n_known:

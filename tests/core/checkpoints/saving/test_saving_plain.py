@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from originals import randomised
@@ -16,6 +17,9 @@ from napari_unet.core.device import choose_device
 from napari_unet.core.errors import ModelFileError
 from napari_unet.core.model import Description, Model, weights_id
 from napari_unet.core.networks import UNet, UNetConfig, Wanted, preset_of
+from napari_unet.core.normalization import Normalization
+from napari_unet.core.segmentation import segment
+from napari_unet.core.settings import ObjectSettings
 
 FIXTURES = Path(__file__).parents[3] / "fixtures" / "checkpoints"
 
@@ -54,7 +58,61 @@ def test_networks_that_no_other_library_has_say_what_they_are(name: str, tmp_pat
     preset.kind.network(config).load_state_dict(saved["state_dict"], strict=True)
     again = open_checkpoint(tmp_path / "saved.pth", "cpu")
     assert (again.id, again.architecture, again.config) == (model.id, preset.kind.name, config)
-    assert "normalization" in again.description.assumed
+    assert "normalization" not in again.description.assumed
+    assert "channels" in again.description.assumed
+
+
+def stated_model() -> Model:
+    """One that was trained here: z-scored input, an output for rims, objects of its own."""
+    preset = preset_of("unet-2015")
+    config = preset.config_for(Wanted(width=2, out_channels=3))
+    network = randomised(preset.kind.network(config)).requires_grad_(False)
+    return Model(
+        network=network, architecture=preset.kind.name, config=config,
+        description=Description(
+            name="own", class_names=("background", "cell"), output_class=(0, 1, 1), inside=2,
+            outputs=("background", "rim", "inside"), pixel_size=0.5,
+            normalization=Normalization(kind="zscore", clip=None),
+            objects=ObjectSettings(threshold=0.25, min_size=3, split=0.0),
+        ),
+        device=choose_device("cpu"), id=weights_id(network),
+    )  # fmt: skip
+
+
+def test_what_is_stated_lets_the_network_find_the_same(tmp_path: Path) -> None:
+    model = stated_model()
+    write_plain(model, tmp_path / "saved.pth")
+    again = open_checkpoint(tmp_path / "saved.pth", "cpu")
+    for name in ("normalization", "activation", "class_names", "outputs", "output_class",
+                 "inside", "border", "inverted", "objects", "pixel_size"):  # fmt: skip
+        assert getattr(again.description, name) == getattr(model.description, name), name
+    assert again.description.assumed == ("channels",)
+    image = np.random.default_rng(0).integers(100, 4000, (64, 64)).astype(np.uint16)
+    expected = segment(image, model).labels
+    assert expected.any()
+    np.testing.assert_array_equal(segment(image, again).labels, expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "assumed"),
+    [({"normalization": {"kind": "other"}}, {"normalization"}),
+     ({"normalization": {"offset": [float("nan")]}}, {"normalization"}),
+     ({"class_names": ["a"]}, {"class_names", "activation"}),
+     ({"inside": "2"}, {"class_names", "activation"}),
+     ({"outputs": ["a", "b"], "output_class": [0, 1], "inside": None},
+      {"class_names", "activation"}),
+     ({"pixel_size": -1.0}, {"pixel_size"}), ({"objects": 3}, set())],
+)  # fmt: skip
+def test_what_is_stated_wrongly_stays_assumed(
+    changes: dict[str, object], assumed: set[str], tmp_path: Path
+) -> None:
+    write_plain(stated_model(), tmp_path / "saved.pth")
+    saved = torch.load(tmp_path / "saved.pth", weights_only=True)
+    saved["napari_unet"]["description"].update(changes)
+    torch.save(saved, tmp_path / "saved.pth")
+    about = open_checkpoint(tmp_path / "saved.pth", "cpu").description
+    assert set(about.assumed) == {"channels", *assumed}
+    assert len(about.outputs) == 3
 
 
 @pytest.mark.parametrize(

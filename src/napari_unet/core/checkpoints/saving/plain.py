@@ -29,7 +29,8 @@ def write_plain(model: Model, path: Path) -> None:
     Names and shapes are those of the file that the model was opened from, prefix and all, or
     those of the network for a model made here. `torch.load(path, weights_only=True)` reads it, as
     nothing but tensors is in the file; only for networks that no other library has, they are in
-    its "state_dict", and beside it stands which network it is. It appears whole or not at all.
+    its "state_dict", and beside it stands which network it is, how intensities become its input and
+    what its outputs mean. It appears whole or not at all.
 
     Parameters
     ----------
