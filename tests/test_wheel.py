@@ -46,7 +46,7 @@ def test_the_hub_can_read_the_manifest(wheel):
     manifest = get_manifest_from_wheel(str(wheel))
     assert manifest.name == "napari-unet-live"
     assert manifest.display_name == "U-Net Live"
-    assert len(manifest.contributions.widgets) == 5
+    assert len(manifest.contributions.widgets) == 6
     expected = PluginManifest.from_file(ROOT / "src" / "napari_unet" / "napari.yaml")
     assert manifest.contributions == expected.contributions
 
