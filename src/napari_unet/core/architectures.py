@@ -2,39 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
-from torch import nn
-
 from napari_unet.core.errors import ModelFileError
-from napari_unet.core.networks import kinds
+from napari_unet.core.networks import Kind, kinds
 
-__all__ = ["Architecture", "architecture_of"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Architecture:
-    """One kind of network.
-
-    Attributes
-    ----------
-    name, title : in files, and for people.
-    config : a frozen dataclass of plain values that says all there is to know.
-    """
-
-    name: str
-    title: str
-    config: type
-    _network: Any
-
-    def build(self, config: Any) -> nn.Module:
-        """The network with random weights."""
-        network: nn.Module = self._network(config)
-        return network
+__all__ = ["architecture_of"]
 
 
-def architecture_of(name: str) -> Architecture:
+def architecture_of(name: str) -> Kind:
     """The kind of network of this name: one of our own, or of a family that files bring.
 
     Raises
@@ -45,13 +19,10 @@ def architecture_of(name: str) -> Architecture:
     from napari_unet.core.checkpoints.family import families
 
     if name in kinds():
-        kind = kinds()[name]
-        return Architecture(name=name, title=kind.title, config=kind.config, _network=kind.network)
+        return kinds()[name]
     if name in families():
         family = families()[name]
-        return Architecture(
-            name=name, title=family.title, config=family.config, _network=family.network
-        )
+        return Kind(name=name, title=family.title, config=family.config, network=family.network)
     known = ", ".join(dict.fromkeys([*kinds(), *families()]))
     raise ModelFileError(
         f"The architecture {name!r} is not known here; known are {known}. "

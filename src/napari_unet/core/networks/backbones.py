@@ -20,8 +20,8 @@ from torch import nn
 
 from napari_unet.core.errors import SettingsError
 from napari_unet.core.networks.decoders import EncoderDecoder, EncoderDecoderConfig
+from napari_unet.core.networks.parts import he_
 from napari_unet.core.networks.registry import Kind, Preset, Wanted
-from napari_unet.core.networks.vgg import he_
 
 __all__ = ["BACKBONES", "KIND", "PRESETS", "fpn_config", "pspnet_config", "unet_config"]
 

@@ -23,8 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_unet.core.errors import ImageError, SettingsError
+from napari_unet.core.networks.parts import check_channels, check_choice, check_share, he_
 from napari_unet.core.networks.registry import Kind, Preset, Wanted
-from napari_unet.core.networks.vgg import Norm, VGGTrunk, conv_layers, he_, widths_of
+from napari_unet.core.networks.vgg import Norm, VGGTrunk, conv_layers, widths_of
 
 __all__ = ["FCN", "PRESETS", "FCNConfig"]
 
@@ -68,18 +69,14 @@ class FCNConfig:
     def __post_init__(self) -> None:
         if self.dims != 2:
             raise SettingsError(f"dims must be 2 for an FCN, not {self.dims}.")
-        if self.in_channels < 1 or self.out_channels < 1:
-            raise SettingsError("in_channels and out_channels must be at least 1.")
+        check_channels(self)
         if self.stride not in (8, 16, 32):
             raise SettingsError(f"stride must be 8, 16 or 32, not {self.stride}.")
         if self.width < 1:
             raise SettingsError(f"width must be at least 1 channel, not {self.width}.")
-        if self.norm not in ("none", "batch"):
-            raise SettingsError(f"norm must be 'none' or 'batch', not {self.norm!r}.")
-        if self.padding not in ("same", "100"):
-            raise SettingsError(f"padding must be 'same' or '100', not {self.padding!r}.")
-        if not 0 <= self.dropout < 1:
-            raise SettingsError(f"dropout must be in [0, 1), not {self.dropout}.")
+        check_choice("norm", self.norm, ("none", "batch"))
+        check_choice("padding", self.padding, ("same", "100"))
+        check_share("dropout", self.dropout)
 
 
 class FCN(nn.Module):

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from napari_unet.core.errors import SettingsError
+from napari_unet.core.networks.parts import check_channels, check_choice, check_dims, check_share
 from napari_unet.core.networks.registry import Kind, Preset, Wanted
 
 __all__ = ["PRESETS", "Pix2Pix", "Pix2PixConfig"]
@@ -59,18 +60,14 @@ class Pix2PixConfig:
     output: Literal["linear", "tanh"] = "tanh"
 
     def __post_init__(self) -> None:
-        if self.dims not in (2, 3):
-            raise SettingsError(f"dims must be 2 or 3, not {self.dims}.")
-        if self.in_channels < 1 or self.out_channels < 1:
-            raise SettingsError("in_channels and out_channels must be at least 1.")
+        check_dims(self.dims)
+        check_channels(self)
         if self.width < 1:
             raise SettingsError(f"width must be at least 1 channel, not {self.width}.")
         if not 1 <= self.depth <= MAX_DEPTH:
             raise SettingsError(f"depth must be 1 to {MAX_DEPTH}, not {self.depth}.")
-        if not 0 <= self.dropout < 1:
-            raise SettingsError(f"dropout must be in [0, 1), not {self.dropout}.")
-        if self.output not in ("linear", "tanh"):
-            raise SettingsError(f"output must be 'linear' or 'tanh', not {self.output!r}.")
+        check_share("dropout", self.dropout)
+        check_choice("output", self.output, ("linear", "tanh"))
 
     @property
     def widths(self) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from napari_unet.core.errors import SettingsError
+from napari_unet.core.networks.parts import check_channels
 
 __all__ = ["DeeplySupervised", "Kind", "Preset", "Wanted", "kinds", "preset_of", "presets"]
 
@@ -44,8 +45,7 @@ class Wanted:
     width: int | None = None
 
     def __post_init__(self) -> None:
-        if self.in_channels < 1 or self.out_channels < 1:
-            raise SettingsError("in_channels and out_channels must be at least 1.")
+        check_channels(self)
         if self.width is not None and self.width < 1:
             raise SettingsError(f"width must be at least 1 channel, not {self.width}.")
 
@@ -65,6 +65,10 @@ class Kind:
     title: str
     config: type
     network: Callable[[Any], nn.Module]
+
+    def build(self, config: Any) -> nn.Module:
+        """The network of a config, with random weights."""
+        return self.network(config)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +114,7 @@ class Preset:
 
     def build(self, wanted: Wanted) -> nn.Module:
         """This network with random weights."""
-        return self.kind.network(self.config_for(wanted))
+        return self.kind.build(self.config_for(wanted))
 
 
 @runtime_checkable
@@ -129,7 +133,7 @@ def presets() -> Mapping[str, Preset]:
 
     found: list[Preset] = []
     names = {info.name for info in pkgutil.iter_modules(folder.__path__)}
-    others = sorted(names - {*FIRST, *LAST, "registry"})
+    others = sorted(names - {*FIRST, *LAST, "registry", "parts"})
     for module in [*FIRST, *others, *LAST]:
         found += getattr(import_module(f"{folder.__name__}.{module}"), "PRESETS", ())
     return {preset.name: preset for preset in found}

@@ -20,8 +20,9 @@ from typing import Literal
 from torch import Tensor, nn
 
 from napari_unet.core.errors import ImageError, SettingsError
+from napari_unet.core.networks.parts import check_channels, check_choice, he_
 from napari_unet.core.networks.registry import Kind, Preset, Wanted
-from napari_unet.core.networks.vgg import COUNTS, VGGTrunk, conv_layers, he_, widths_of
+from napari_unet.core.networks.vgg import COUNTS, VGGTrunk, conv_layers, widths_of
 
 __all__ = ["PRESETS", "SegNet", "SegNetBasic", "SegNetConfig"]
 
@@ -49,10 +50,8 @@ class SegNetConfig:
     def __post_init__(self) -> None:
         if self.dims != 2:
             raise SettingsError(f"dims must be 2 for a SegNet, not {self.dims}.")
-        if self.in_channels < 1 or self.out_channels < 1:
-            raise SettingsError("in_channels and out_channels must be at least 1.")
-        if self.variant not in ("vgg16", "basic"):
-            raise SettingsError(f"variant must be 'vgg16' or 'basic', not {self.variant!r}.")
+        check_channels(self)
+        check_choice("variant", self.variant, ("vgg16", "basic"))
         if self.width < 1:
             raise SettingsError(f"width must be at least 1 channel, not {self.width}.")
 

@@ -15,11 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from napari_unet.core.errors import SettingsError
+from napari_unet.core.networks.parts import (
+    MAX_LEVELS,
+    check_channels,
+    check_dims,
+    check_share,
+    doubling,
+    he_,
+)
 from napari_unet.core.networks.registry import Kind, Preset, Wanted
 
 __all__ = ["PRESETS", "UNet", "UNetConfig"]
-
-MAX_LEVELS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,16 +51,13 @@ class UNetConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.dims not in (2, 3):
-            raise SettingsError(f"dims must be 2 or 3, not {self.dims}.")
-        if self.in_channels < 1 or self.out_channels < 1:
-            raise SettingsError("in_channels and out_channels must be at least 1.")
+        check_dims(self.dims)
+        check_channels(self)
         if len(self.widths) < 1 or min(self.widths) < 1:
             raise SettingsError(f"widths must be positive numbers, not {self.widths}.")
         if len(self.widths) > MAX_LEVELS:
             raise SettingsError(f"{len(self.widths)} levels are more than any image can be halved.")
-        if not 0 <= self.dropout < 1:
-            raise SettingsError(f"dropout must be in [0, 1), not {self.dropout}.")
+        check_share("dropout", self.dropout)
 
     @property
     def n_poolings(self) -> int:
@@ -141,16 +144,7 @@ class UNet(nn.Module):
             for i in reversed(range(config.n_poolings))
         )
         self.head = conv(widths[0], config.out_channels, kernel_size=1)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """Draw weights from N(0, sqrt(2 / N)), as the paper does (He et al. 2015)."""
-        for module in self.modules():
-            # NOTE: drawing numbers for weights without memory loads torch's compiler, for a second.
-            if isinstance(module, nn.Conv2d | nn.Conv3d) and not module.weight.is_meta:
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        he_(self)
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits `(b, class, [z,] y, x)` of `image` `(b, c, [z,] y, x)`."""
@@ -170,7 +164,7 @@ def _configured(wanted: Wanted) -> UNetConfig:
         dims=3 if wanted.dims == 3 else 2,
         in_channels=wanted.in_channels,
         out_channels=wanted.out_channels,
-        widths=tuple(width * 2**i for i in range(5 if wanted.dims == 2 else 4)),
+        widths=doubling(width, 5 if wanted.dims == 2 else 4),
     )
 
 

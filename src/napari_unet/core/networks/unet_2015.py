@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from napari_unet.core.errors import SettingsError
+from napari_unet.core.networks.parts import check_channels, check_share, doubling
 from napari_unet.core.networks.registry import Kind, Preset, Wanted
 
 __all__ = ["PRESETS", "UNet2015", "UNet2015Config"]
@@ -47,14 +48,12 @@ class UNet2015Config:
     def __post_init__(self) -> None:
         if self.dims != 2:
             raise SettingsError(f"dims must be 2, not {self.dims}.")
-        if self.in_channels < 1 or self.out_channels < 1:
-            raise SettingsError("in_channels and out_channels must be at least 1.")
+        check_channels(self)
         if len(self.widths) < 1 or min(self.widths) < 1:
             raise SettingsError(f"widths must be positive numbers, not {self.widths}.")
         if len(self.widths) > MAX_LEVELS:
             raise SettingsError(f"{len(self.widths)} levels would need images of thousands of px.")
-        if not 0 <= self.dropout < 1:
-            raise SettingsError(f"dropout must be in [0, 1), not {self.dropout}.")
+        check_share("dropout", self.dropout)
 
     @property
     def n_poolings(self) -> int:
@@ -189,7 +188,7 @@ def _configured(wanted: Wanted) -> UNet2015Config:
     return UNet2015Config(
         in_channels=wanted.in_channels,
         out_channels=wanted.out_channels,
-        widths=tuple(width * 2**i for i in range(5)),
+        widths=doubling(width, 5),
     )
 
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from napari_unet.core.errors import SettingsError
+from napari_unet.core.networks.parts import check_channels, check_choice, check_widths, doubling
 from napari_unet.core.networks.registry import Kind, Preset, Wanted
 
 __all__ = ["PRESETS", "UNet3d", "UNet3dConfig"]
@@ -61,18 +62,13 @@ class UNet3dConfig:
     def __post_init__(self) -> None:
         if self.dims != 3:
             raise SettingsError(f"dims must be 3, not {self.dims}.")
-        if self.in_channels < 1 or self.out_channels < 1:
-            raise SettingsError("in_channels and out_channels must be at least 1.")
-        if not 1 <= len(self.widths) <= MAX_LEVELS or min(self.widths) < 1:
-            raise SettingsError(
-                f"widths must be 1 to {MAX_LEVELS} positive numbers, not {self.widths}."
-            )
+        check_channels(self)
+        check_widths(self.widths, most=MAX_LEVELS)
         self._check_sizes("strides", self.strides, len(self.widths) - 1)
         self._check_sizes("kernels", self.kernels, len(self.widths))
         if any(n % 2 == 0 for kernel in self.kernels for n in kernel):
             raise SettingsError(f"kernels must be odd numbers, not {self.kernels}.")
-        if self.padding not in ("valid", "same"):
-            raise SettingsError(f"padding must be 'valid' or 'same', not {self.padding!r}.")
+        check_choice("padding", self.padding, ("valid", "same"))
 
     def _check_sizes(self, name: str, sizes: tuple[Triple, ...], n_wanted: int) -> None:
         are_good = all(len(s) == 3 and min(s) >= 1 and max(s) <= LARGEST for s in sizes)
@@ -228,7 +224,7 @@ def _configured(wanted: Wanted) -> UNet3dConfig:
     return UNet3dConfig(
         in_channels=wanted.in_channels,
         out_channels=wanted.out_channels,
-        widths=tuple(width * 2**i for i in range(4)),
+        widths=doubling(width, 4),
     )
 
 

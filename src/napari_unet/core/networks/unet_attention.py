@@ -28,11 +28,12 @@ import torch
 from torch import Tensor, nn
 
 from napari_unet.core.errors import SettingsError
+from napari_unet.core.networks.parts import check_channels, check_dims, check_widths, doubling, he_
 from napari_unet.core.networks.registry import Kind, Preset, Wanted
 
 __all__ = ["PRESETS", "AttentionUNet", "AttentionUNetConfig"]
 
-MAX_LEVELS = 16
+
 OPEN = 3.0
 """What gates begin with: sigmoid(3) is 0.95."""
 
@@ -57,14 +58,9 @@ class AttentionUNetConfig:
     first_gate: int = 1
 
     def __post_init__(self) -> None:
-        if self.dims not in (2, 3):
-            raise SettingsError(f"dims must be 2 or 3, not {self.dims}.")
-        if self.in_channels < 1 or self.out_channels < 1:
-            raise SettingsError("in_channels and out_channels must be at least 1.")
-        if not 2 <= len(self.widths) <= MAX_LEVELS or min(self.widths) < 1:
-            raise SettingsError(
-                f"widths must be 2 to {MAX_LEVELS} positive numbers, not {self.widths}."
-            )
+        check_dims(self.dims)
+        check_channels(self)
+        check_widths(self.widths, 2)
         if self.first_gate < 0:
             raise SettingsError(f"first_gate must be at least 0, not {self.first_gate}.")
 
@@ -140,12 +136,7 @@ class AttentionUNet(nn.Module):
 
         As in the paper gates begin open, everywhere.
         """
-        for module in self.modules():
-            # NOTE: drawing numbers for weights without memory loads torch's compiler, for a second.
-            if isinstance(module, nn.Conv2d | nn.Conv3d) and not module.weight.is_meta:
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        he_(self)
         for gate in self.gates.values():
             assert isinstance(gate, _Gate)
             if gate.psi.bias is not None and not gate.psi.bias.is_meta:
@@ -173,7 +164,7 @@ def _configured(wanted: Wanted) -> AttentionUNetConfig:
         dims=3 if wanted.dims == 3 else 2,
         in_channels=wanted.in_channels,
         out_channels=wanted.out_channels,
-        widths=tuple(width * 2**i for i in range(5)),
+        widths=doubling(width, 5),
     )
 
 

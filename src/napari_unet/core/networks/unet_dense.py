@@ -19,11 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from napari_unet.core.errors import SettingsError
+from napari_unet.core.networks.parts import check_channels, check_dims, check_share, check_widths
 from napari_unet.core.networks.registry import Kind, Preset, Wanted
 
 __all__ = ["PRESETS", "DenseUNet", "DenseUNetConfig"]
 
-MAX_LEVELS = 16
+
 LAYERS_56 = (4, 4, 4, 4, 4, 4)
 LAYERS_103 = (4, 5, 7, 10, 12, 15)
 
@@ -53,18 +54,12 @@ class DenseUNetConfig:
     dropout: float = 0.2
 
     def __post_init__(self) -> None:
-        if self.dims not in (2, 3):
-            raise SettingsError(f"dims must be 2 or 3, not {self.dims}.")
-        if self.in_channels < 1 or self.out_channels < 1:
-            raise SettingsError("in_channels and out_channels must be at least 1.")
+        check_dims(self.dims)
+        check_channels(self)
         if self.first_width < 1 or self.growth < 1:
             raise SettingsError("first_width and growth must be at least 1.")
-        if not 2 <= len(self.layers) <= MAX_LEVELS or min(self.layers) < 1:
-            raise SettingsError(
-                f"layers must be 2 to {MAX_LEVELS} positive numbers, not {self.layers}."
-            )
-        if not 0 <= self.dropout < 1:
-            raise SettingsError(f"dropout must be in [0, 1), not {self.dropout}.")
+        check_widths(self.layers, 2, name="layers")
+        check_share("dropout", self.dropout)
 
     @property
     def n_skipped(self) -> tuple[int, ...]:

@@ -32,11 +32,17 @@ import torch
 from torch import Tensor, nn
 
 from napari_unet.core.errors import SettingsError
+from napari_unet.core.networks.parts import (
+    check_channels,
+    check_choice,
+    check_dims,
+    check_widths,
+    doubling,
+    he_,
+)
 from napari_unet.core.networks.registry import Kind, Preset, Wanted
 
 __all__ = ["PRESETS", "UNetPlusPlus", "UNetPlusPlusConfig", "pruned"]
-
-MAX_LEVELS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,22 +73,12 @@ class UNetPlusPlusConfig:
     prune: int | None = None
 
     def __post_init__(self) -> None:
-        if self.dims not in (2, 3):
-            raise SettingsError(f"dims must be 2 or 3, not {self.dims}.")
-        if self.in_channels < 1 or self.out_channels < 1:
-            raise SettingsError("in_channels and out_channels must be at least 1.")
-        if not 2 <= len(self.widths) <= MAX_LEVELS or min(self.widths) < 1:
-            raise SettingsError(
-                f"widths must be 2 to {MAX_LEVELS} positive numbers, not {self.widths}."
-            )
-        if self.norm not in ("batch", "none"):
-            raise SettingsError(f"norm must be 'batch' or 'none', not {self.norm!r}.")
-        if self.upsampling not in ("transposed", "linear"):
-            raise SettingsError(
-                f"upsampling must be 'transposed' or 'linear', not {self.upsampling!r}."
-            )
-        if self.output not in ("mean", "last"):
-            raise SettingsError(f"output must be 'mean' or 'last', not {self.output!r}.")
+        check_dims(self.dims)
+        check_channels(self)
+        check_widths(self.widths, 2)
+        check_choice("norm", self.norm, ("batch", "none"))
+        check_choice("upsampling", self.upsampling, ("transposed", "linear"))
+        check_choice("output", self.output, ("mean", "last"))
         if self.prune is not None and not 1 <= self.prune < len(self.widths):
             raise SettingsError(
                 f"prune must be a level from 1 to {len(self.widths) - 1}, not {self.prune}."
@@ -168,16 +164,7 @@ class UNetPlusPlus(nn.Module):
         self.heads = nn.ModuleDict(
             {str(j): conv(widths[0], config.out_channels, kernel_size=1) for j in config.heads}
         )
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """Draw weights from N(0, sqrt(2 / N)) (He et al. 2015)."""
-        for module in self.modules():
-            # NOTE: drawing numbers for weights without memory loads torch's compiler, for a second.
-            if isinstance(module, nn.Conv2d | nn.Conv3d) and not module.weight.is_meta:
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        he_(self)
 
     def all_logits(self, image: Tensor) -> list[Tensor]:
         """Logits `(b, class, [z,] y, x)` of each X^{0,j} that has an output, the deepest last."""
@@ -238,7 +225,7 @@ def _configured(wanted: Wanted) -> UNetPlusPlusConfig:
         dims=3 if wanted.dims == 3 else 2,
         in_channels=wanted.in_channels,
         out_channels=wanted.out_channels,
-        widths=tuple(width * 2**i for i in range(5 if wanted.dims == 2 else 4)),
+        widths=doubling(width, 5 if wanted.dims == 2 else 4),
     )
 
 

@@ -19,11 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from napari_unet.core.errors import SettingsError
+from napari_unet.core.networks.parts import check_channels, check_dims, check_widths, doubling, he_
 from napari_unet.core.networks.registry import Kind, Preset, Wanted
 
 __all__ = ["PRESETS", "RecurrentUNet", "RecurrentUNetConfig"]
-
-MAX_LEVELS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,14 +44,9 @@ class RecurrentUNetConfig:
     steps: int = 2
 
     def __post_init__(self) -> None:
-        if self.dims not in (2, 3):
-            raise SettingsError(f"dims must be 2 or 3, not {self.dims}.")
-        if self.in_channels < 1 or self.out_channels < 1:
-            raise SettingsError("in_channels and out_channels must be at least 1.")
-        if not 1 <= len(self.widths) <= MAX_LEVELS or min(self.widths) < 1:
-            raise SettingsError(
-                f"widths must be 1 to {MAX_LEVELS} positive numbers, not {self.widths}."
-            )
+        check_dims(self.dims)
+        check_channels(self)
+        check_widths(self.widths)
         if not 0 <= self.steps <= 16:
             raise SettingsError(f"steps must be 0 to 16, not {self.steps}.")
 
@@ -128,16 +122,7 @@ class RecurrentUNet(nn.Module):
         )
         self.decoder = nn.ModuleList(_Residual(config, 2 * widths[i], widths[i]) for i in above)
         self.head = conv(widths[0], config.out_channels, kernel_size=1)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """Draw weights from N(0, sqrt(2 / N)) (He et al. 2015)."""
-        for module in self.modules():
-            # NOTE: drawing numbers for weights without memory loads torch's compiler, for a second.
-            if isinstance(module, nn.Conv2d | nn.Conv3d) and not module.weight.is_meta:
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        he_(self)
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits `(b, class, [z,] y, x)` of `image` `(b, c, [z,] y, x)`."""
@@ -157,7 +142,7 @@ def _configured(wanted: Wanted) -> RecurrentUNetConfig:
         dims=3 if wanted.dims == 3 else 2,
         in_channels=wanted.in_channels,
         out_channels=wanted.out_channels,
-        widths=tuple(width * 2**i for i in range(5 if wanted.dims == 2 else 4)),
+        widths=doubling(width, 5 if wanted.dims == 2 else 4),
     )
 
 

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from napari_unet.core.errors import SettingsError
+from napari_unet.core.networks.parts import MAX_LEVELS, check_channels, check_choice, doubling
 from napari_unet.core.networks.registry import Kind, Preset, Wanted
 
 __all__ = ["PRESETS", "TutorialUNet", "TutorialUNetConfig"]
 
-MAX_LEVELS = 16
+
 TRUNCATED_STD = 0.87962566103423978
 """Standard deviation of a standard normal distribution that is cut at -2 and 2."""
 
@@ -48,8 +49,7 @@ class TutorialUNetConfig:
     def __post_init__(self) -> None:
         if self.dims != 2:
             raise SettingsError(f"dims must be 2, not {self.dims}.")
-        if self.in_channels < 1 or self.out_channels < 1:
-            raise SettingsError("in_channels and out_channels must be at least 1.")
+        check_channels(self)
         if len(self.widths) < 1 or min(self.widths) < 1:
             raise SettingsError(f"widths must be positive numbers, not {self.widths}.")
         if len(self.widths) > MAX_LEVELS:
@@ -61,8 +61,7 @@ class TutorialUNetConfig:
             )
         if not all(0 <= share < 1 for share in self.dropouts):
             raise SettingsError(f"dropouts must be in [0, 1), not {self.dropouts}.")
-        if self.activation not in ("elu", "relu"):
-            raise SettingsError(f"activation must be 'elu' or 'relu', not {self.activation!r}.")
+        check_choice("activation", self.activation, ("elu", "relu"))
 
     @property
     def stride(self) -> int:
@@ -143,7 +142,7 @@ def _configured(wanted: Wanted) -> TutorialUNetConfig:
     return TutorialUNetConfig(
         in_channels=wanted.in_channels,
         out_channels=wanted.out_channels,
-        widths=tuple(width * 2**i for i in range(5)),
+        widths=doubling(width, 5),
     )
 
 

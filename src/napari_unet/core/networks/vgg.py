@@ -12,7 +12,7 @@ from typing import Literal
 
 from torch import nn
 
-__all__ = ["COUNTS", "Norm", "VGGTrunk", "conv_layers", "he_", "widths_of"]
+__all__ = ["COUNTS", "Norm", "VGGTrunk", "conv_layers", "widths_of"]
 
 Norm = Literal["none", "batch"]
 
@@ -71,16 +71,3 @@ class VGGTrunk(nn.Module):
         for end in self._ends:
             yield self.features[start:end], self.features[end]
             start = end + 1
-
-
-def he_(network: nn.Module) -> None:
-    """Draw the weights of all convolutions from N(0, sqrt(2 / N)) (He et al. 2015); no biases.
-
-    Deep networks without batch norm learn nothing from smaller ones.
-    """
-    for module in network.modules():
-        # NOTE: drawing numbers for weights without memory loads torch's compiler, for a second.
-        if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
