@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from napari_unet.core.datasets.naming import (
@@ -101,7 +102,7 @@ def _places(folder: Path, images: str, masks: str) -> Iterator[_Place]:
         parts = {sub.name.lower(): sub for sub in subfolders(here.images)}
         mask_parts = {sub.name.lower(): sub for sub in subfolders(here.masks)}
         both = [name for name in parts if name in mask_parts and name in SPLITS]
-        if not image_files(here.images) and both:
+        if both and not image_files(here.images):
             for name in both:
                 yield _Place(images=parts[name], masks=mask_parts[name], split=SPLITS[name])
             return
@@ -111,10 +112,7 @@ def _places(folder: Path, images: str, masks: str) -> Iterator[_Place]:
         if sub.name.lower() in SPLITS:
             place = _place(sub, images, masks)
             if place is not None:
-                split = SPLITS[sub.name.lower()]
-                yield _Place(
-                    images=place.images, masks=place.masks, split=split, others=place.others
-                )
+                yield replace(place, split=SPLITS[sub.name.lower()])
 
 
 def _place(folder: Path, images: str, masks: str) -> _Place | None:
@@ -153,8 +151,9 @@ def find_side_by_side(path: Path, opening: Opening) -> list[Pair]:
 
 def _sides_by_split(path: Path) -> dict[str, tuple[list[Path], list[Path]]]:
     """Images and masks by what they are for: those here, else those in `train`, `test`, ..."""
-    if _are_pairs(*_sides(path)):
-        return {"": _sides(path)}
+    here = _sides(path)
+    if _are_pairs(*here):
+        return {"": here}
     parts = subfolders(path) if path.is_dir() else []
     found = {SPLITS[p.name.lower()]: _sides(p) for p in parts if p.name.lower() in SPLITS}
     return {split: sides for split, sides in found.items() if _are_pairs(*sides)}
@@ -182,9 +181,12 @@ def _matched(
     images: Sequence[Path], masks: Sequence[Path], opening: Opening
 ) -> list[tuple[str, Path, Path]]:
     """Images and masks of the same name, with that name; what is left over is a problem."""
-    exact, plain, numbers = (
-        (by(images, False), by(masks, True)) for by in (_by_name, _by_stem, _by_number)
+    exact = _by(stem_of, images), _by(stem_of, masks)
+    plain = (
+        _by(partial(plain_stem, is_mask=False), images),
+        _by(partial(plain_stem, is_mask=True), masks),
     )
+    numbers = _by(number_of, images), _by(number_of, masks)
     image_of, mask_of = max((exact, plain), key=_n_shared)
     if not _n_shared((image_of, mask_of)) and _n_shared(numbers):
         image_of, mask_of = numbers
@@ -212,25 +214,12 @@ def _n_shared(sides: tuple[_Named, _Named]) -> int:
     return len(sides[0].keys() & sides[1].keys())
 
 
-def _by_name(paths: Sequence[Path], _is_mask: bool) -> _Named:
+def _by(name_of: Callable[[Path], str], paths: Sequence[Path]) -> _Named:
+    """Files by what they are matched by, in their order; without those for which that is ""."""
     found: dict[str, list[Path]] = defaultdict(list)
     for path in paths:
-        found[stem_of(path)].append(path)
-    return found
-
-
-def _by_stem(paths: Sequence[Path], is_mask: bool) -> _Named:
-    found: dict[str, list[Path]] = defaultdict(list)
-    for path in paths:
-        found[plain_stem(path, is_mask)].append(path)
-    return found
-
-
-def _by_number(paths: Sequence[Path], _is_mask: bool) -> _Named:
-    found: dict[str, list[Path]] = defaultdict(list)
-    for path in paths:
-        found[str(number_of(path))].append(path)
-    found.pop("None", None)
+        found[name_of(path)].append(path)
+    found.pop("", None)
     return found
 
 

@@ -67,10 +67,10 @@ def plain_stem(path: Path, is_mask: bool) -> str:
     return stem
 
 
-def number_of(path: Path) -> int | None:
-    """The last number in the name of a file: 7 of "labels00000007.png"."""
+def number_of(path: Path) -> str:
+    """The last number in the name of a file: 7 of "labels00000007.png"; "" if there is none."""
     numbers = re.findall(r"\d+", stem_of(path))
-    return int(numbers[-1]) if numbers else None
+    return str(int(numbers[-1])) if numbers else ""
 
 
 def runs(n: int, block: int) -> list[tuple[int, int]]:
