@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from napari_unet.core.corrections import IGNORE
 from napari_unet.core.datasets.masks import WHITE
 from napari_unet.core.datasets.naming import listed
 from napari_unet.core.datasets.pairs import Dataset, Pair, Problem
@@ -16,8 +17,6 @@ from napari_unet.core.errors import SettingsError
 
 __all__ = ["check"]
 
-UNKNOWN = 255
-"""In masks of classes: not trained on."""
 LARGE = 2**31
 """Bytes of an image that is worth a warning."""
 MAX_CLASSES = 64
@@ -215,7 +214,7 @@ def _of_copies(same: Sequence[Seen]) -> Iterator[Problem]:
 def _of_white(seen: Sequence[Seen]) -> Iterator[Problem]:
     """White is the foreground in some masks, and a value among others elsewhere."""
     white = [one.pair.key for one in seen if WHITE in one.remarks]
-    others = [one.pair.key for one in seen if WHITE not in one.remarks and UNKNOWN in one.values]
+    others = [one.pair.key for one in seen if WHITE not in one.remarks and IGNORE in one.values]
     if white and others:
         yield _of_all(
             f"In some masks 255 is the only value beside 0 and is read as 1 ({listed(white)}), in "
@@ -248,8 +247,8 @@ def _of_classes(seen: Sequence[Seen]) -> Iterator[Problem]:
     yield from _of_blurred([one for one in seen if _is_blurred(one)])
     parts = [one.foreground for one in seen if not one.error and not _is_blurred(one)]
     values = np.unique(np.concatenate([np.empty(0, np.int64), *parts]))
-    has_unknown = UNKNOWN in values
-    values = values[values != UNKNOWN]
+    has_unknown = IGNORE in values
+    values = values[values != IGNORE]
     if not values.size:
         return
     highest = int(values[-1])
@@ -262,7 +261,7 @@ def _of_classes(seen: Sequence[Seen]) -> Iterator[Problem]:
         )
     elif highest > values.size:
         shown = listed([str(value) for value in values], 10)
-        unknown = f" ({UNKNOWN} counts as unknown)" if has_unknown else ""
+        unknown = f" ({IGNORE} counts as unknown)" if has_unknown else ""
         yield _of_all(
             f"The classes in the masks are not numbered 0, 1, 2, ... without gaps: there are "
             f"{shown}{unknown}. Name the values that are to be classes, in their order.",
@@ -273,7 +272,7 @@ def _of_classes(seen: Sequence[Seen]) -> Iterator[Problem]:
 def _is_blurred(one: Seen) -> bool:
     """Whether nearly all of the foreground is white, and a little of it is every gray."""
     counts = one.counts[one.values > 0]
-    is_white = one.foreground.size >= 8 and one.foreground[-1] == UNKNOWN
+    is_white = one.foreground.size >= 8 and one.foreground[-1] == IGNORE
     return bool(is_white and counts[-1] > 0.9 * counts.sum())
 
 

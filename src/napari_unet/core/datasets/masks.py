@@ -8,15 +8,13 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from napari_unet.core.corrections import IGNORE
 from napari_unet.core.datasets.lazy import Lazy, Shelf
 from napari_unet.core.datasets.settings import DatasetSettings
 from napari_unet.core.errors import ImageError
 from napari_unet.core.image import Image
 
 __all__ = ["WHITE", "Labels", "LabelsRead", "labels_from", "object_numbers", "whole_numbers"]
-
-UNKNOWN = 255
-"""The class of pixels that are not trained on."""
 
 WHITE = "holds only black (0) and white (255), which is read as 1."
 """What is remarked on masks that are black and white."""
@@ -144,7 +142,7 @@ def _renumbered(labels: npt.NDArray[Any], values: Sequence[int]) -> npt.NDArray[
     order = np.argsort(values)
     ordered = np.asarray(values)[order]
     places = np.searchsorted(ordered, labels).clip(max=len(values) - 1)
-    return np.where(ordered[places] == labels, order[places], UNKNOWN).astype(np.uint8)
+    return np.where(ordered[places] == labels, order[places], IGNORE).astype(np.uint8)
 
 
 def object_numbers(labels: Any) -> npt.NDArray[np.integer]:
