@@ -18,12 +18,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
-import platform
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the plugin sets it: threads sleep
@@ -33,6 +31,7 @@ import numpy as np
 import scipy.ndimage as ndi
 import torch
 import torch.nn.functional as F
+from machines import processor, versions_of
 
 from napari_unet.core.augmentation import augment_batch, elastic_field
 from napari_unet.core.device import autocast
@@ -407,17 +406,8 @@ def share_of_a_step(n_rounds: int, size: int, width: int) -> str:
 
 def machine() -> str:
     """Processor, threads and versions."""
-    found = []
-    for name in DISTRIBUTIONS:
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            continue
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    processor = names[0] if names else platform.processor()
-    return f"{processor}, {torch.get_num_threads()} threads; " + ", ".join(found)
+    found = versions_of(DISTRIBUTIONS)
+    return f"{processor()}, {torch.get_num_threads()} threads; {found}"
 
 
 def main() -> None:

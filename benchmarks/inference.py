@@ -21,12 +21,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import torch
+from machines import processor, versions_of
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -293,25 +293,8 @@ def table(case: Case, rows: list[Row]) -> str:
 
 def machine() -> str:
     """Processor, threads and versions."""
-    names = ("napari-unet-live", "torch", "numpy", "monai", "nnunetv2")
-    found = []
-    for name in names:
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            continue
-    processor = next(
-        (line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")),
-        platform.processor(),
-    )
-    return f"{processor}, {torch.get_num_threads()} threads, {platform.platform()}; " + ", ".join(
-        found
-    )
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
+    found = versions_of(("napari-unet-live", "torch", "numpy", "monai", "nnunetv2"))
+    return f"{processor()}, {torch.get_num_threads()} threads, {platform.platform()}; {found}"
 
 
 def main() -> None:

@@ -22,11 +22,11 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import scipy.ndimage as ndi
+from machines import processor, versions_of
 from scipy.spatial import cKDTree
 
 from napari_unet.core.separation import separation_map
@@ -228,16 +228,8 @@ def table(case: Case, rows: list[Row]) -> str:
 
 def machine() -> str:
     """Processor and versions."""
-    names = ("napari-unet-live", "numpy", "scipy")
-    versions = ", ".join(f"{name} {version(name)}" for name in names)
-    return f"{_processor()}, one thread, {platform.system()}; {versions}"
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor())
+    found = versions_of(("napari-unet-live", "numpy", "scipy"))
+    return f"{processor()}, one thread, {platform.system()}; {found}"
 
 
 def main() -> None:

@@ -189,7 +189,7 @@ def main() -> None:
     text = report(rows, chosen)
     print(text)
     if chosen.out is not None:
-        chosen.out.write_text(text)
+        chosen.out.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

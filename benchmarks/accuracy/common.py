@@ -19,9 +19,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # what all benchmarks share
 
 import numpy as np
 import torch
+from machines import processor
 
 import napari_unet as nu
 from napari_unet.core.datasets import Pair
@@ -198,11 +200,7 @@ def _line(row: Row, names: Sequence[str]) -> str:
 def machine() -> str:
     """What it was measured on, in one line."""
     device = choose_device().label
-    name = platform.processor() or platform.machine()
-    cpus = Path("/proc/cpuinfo")
-    if cpus.exists():
-        lines = [one for one in cpus.read_text().splitlines() if one.startswith("model name")]
-        name = lines[0].partition(":")[2].strip() if lines else name
+    name = processor() or platform.machine()
     return (
         f"{datetime.now(UTC):%Y-%m-%d}, {device} ({os.cpu_count()} cores, {name}), "
         f"torch {version('torch')}, Python {platform.python_version()}"

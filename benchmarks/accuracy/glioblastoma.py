@@ -14,6 +14,7 @@ gives their folder (`01`, `01_GT/SEG`, ...): training on one sequence, testing o
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -23,7 +24,7 @@ from common import Row, Run, by, of_objects, parser, scored, seeds, table, use_t
 from skimage.filters import threshold_otsu
 from skimage.morphology import remove_small_objects
 
-from napari_unet.core.datasets import Pair, open_dataset
+from napari_unet.core.datasets import Pair, open_dataset, pairs_to_test
 from napari_unet.core.training import TrainSettings
 
 TITLE = "Glioblastoma cells in phase contrast"
@@ -53,13 +54,13 @@ def tuned(pairs: list[Pair]) -> Classical:
     return max(grid, key=lambda one: of_objects(pairs, one.segment)["IoU"])
 
 
-def split(arguments: argparse.Namespace) -> tuple[list[Pair], list[Pair]]:
+def split(arguments: argparse.Namespace) -> tuple[list[Pair], Sequence[Pair]]:
     """Training and test images: as the set says, else the first sequence and the others."""
     pairs = open_dataset(arguments.data).pairs
-    test = [pair for pair in pairs if pair.split == "test"]
+    test = pairs_to_test(pairs)
     if not test:
         first = pairs[0].group
-        test = [pair for pair in pairs if pair.group != first]
+        test = tuple(pair for pair in pairs if pair.group != first)
     kept = {pair.key for pair in test}
     return [pair for pair in pairs if pair.key not in kept], test
 
@@ -92,7 +93,7 @@ def main() -> None:
         write(arguments, TITLE, [about(train, test, arguments), table(rows)])
 
 
-def about(train: list[Pair], test: list[Pair], arguments: argparse.Namespace) -> str:
+def about(train: Sequence[Pair], test: Sequence[Pair], arguments: argparse.Namespace) -> str:
     """What was done, for the reader of the table."""
     return (
         f"{len(train)} training and {len(test)} test images, none of which was looked at in "

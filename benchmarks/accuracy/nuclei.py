@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from common import Row, Run, by, of_objects, parser, scored, seeds, table, use_threads, write
 
-from napari_unet.core.datasets import open_dataset, split_pairs
+from napari_unet.core.datasets import open_dataset, pairs_to_test, split_pairs
 from napari_unet.core.errors import SettingsError
 from napari_unet.core.networks import Preset, Wanted, preset_of
 from napari_unet.core.training import TrainSettings
@@ -37,7 +37,7 @@ def main() -> None:
     arguments = made.parse_args()
     use_threads()
     pairs = open_dataset(arguments.data).pairs
-    test = [pair for pair in pairs if pair.split == "test"]
+    test = pairs_to_test(pairs)
     if not test:
         pairs, test = split_pairs(pairs, 0.25, seed=0)
     train = [pair for pair in pairs if pair.split != "test"]
