@@ -115,7 +115,7 @@ def test_the_stroke_is_in_the_patch_and_nothing_else_counts():
     (7.0, 8, 4, 3.5), (-9.0, 8, 4, -0.5), (0.0, 1, 1, 0.0),
 ])  # fmt: skip
 def test_slices_are_taken_from_among_those_there_are(place, n, size, expected):
-    assert patches._inside(place, n, size) == expected
+    assert patches.inside(place, n, size) == expected
 
 
 def test_patches_lie_inside_the_stack():

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from napari_unet.core.corrections import IGNORE, check_corrections, hold_out
 from napari_unet.core.device import autocast, release_memory
 from napari_unet.core.engine.facts import general_facts
-from napari_unet.core.engine.fitting import Fit
 from napari_unet.core.errors import TrainingError, UNetLiveError
 from napari_unet.core.image import Image, make_image
 from napari_unet.core.losses import (
@@ -36,7 +35,14 @@ from napari_unet.core.losses import (
 )
 from napari_unet.core.model import Model, Round, load_model, weights_id
 from napari_unet.core.outcomes import Outcome
-from napari_unet.core.patches import PatchPlan, TrainingBlock, draw_batch, plan_for, training_blocks
+from napari_unet.core.patches import (
+    PatchPlan,
+    TrainingBlock,
+    draw_batch,
+    plan_for,
+    seen,
+    training_blocks,
+)
 from napari_unet.core.progress import FinishEarly, Work, finish
 from napari_unet.core.rehearsal import rehearsal_images
 from napari_unet.core.scoring import Scorer, memory_format
@@ -153,7 +159,7 @@ def _train(
             image = image.to(device, memory_format=memory_format(model.config.dims))
             # NOTE: without it torch 2.13 crashes on a processor if a group norm comes first.
             image.requires_grad_(device.type == "cpu")
-            target = _seen(target.to(device), facts.fit)
+            target = seen(target.to(device), facts.fit)
             with _arithmetic(device, model.config.dims):
                 logits = network(image)
             log_classes = class_log_probabilities(logits, about.output_class, about.outcome)
@@ -192,13 +198,6 @@ def _arithmetic(device: torch.device, dims: int) -> AbstractContextManager[objec
     other gradients each time with 16 bits, some of them no numbers.
     """
     return nullcontext() if device.type == "cpu" and dims == 3 else autocast(device)
-
-
-def _seen(target: Tensor, fit: Fit) -> Tensor:
-    """The part of targets `(b, [z,] y, x)` that a network without padding says something of."""
-    for axis, (margin, before) in enumerate(zip(fit.margin, fit.before, strict=True), start=1):
-        target = target.narrow(axis, before, target.shape[axis] - margin)
-    return target
 
 
 def _learning_rate(step: int, settings: FineTuneSettings) -> float:

@@ -14,10 +14,20 @@ from torch import Tensor
 from napari_unet.core.augmentation import augment_intensity, sample, sampling_grid
 from napari_unet.core.corrections import IGNORE, CorrectedBlock, target_of
 from napari_unet.core.engine.facts import Facts
+from napari_unet.core.engine.fitting import Fit
 from napari_unet.core.errors import CorrectionsError
 from napari_unet.core.settings import AugmentationSettings, FineTuneSettings
 
-__all__ = ["PatchPlan", "TrainingBlock", "draw_batch", "plan_for", "training_blocks"]
+__all__ = [
+    "PatchPlan",
+    "TrainingBlock",
+    "draw_batch",
+    "inside",
+    "integer",
+    "plan_for",
+    "seen",
+    "training_blocks",
+]
 
 VOLUME_FACTOR = 8
 """A patch of a volume has as many px as this many patches of a plane, ..."""
@@ -160,12 +170,12 @@ def draw_batch(
     """Draw images `(b, c, [z,] y, x)`, targets `(b, [z,] y, x)` and which are rehearsal `(b,)`."""
     present = sorted({value for block in blocks for value in block.places})
     drawn = [
-        _draw(blocks, present[(i + _integer(2, generator)) % len(present)], plan, generator)
+        _draw(blocks, present[(i + integer(2, generator)) % len(present)], plan, generator)
         for i in range(plan.n_patches)
     ]
     for _ in range(plan.n_memories):
-        picture = memories[_integer(len(memories), generator)]
-        center = tuple(float(_integer(n, generator)) for n in picture.shape[1:])
+        picture = memories[integer(len(memories), generator)]
+        center = tuple(float(integer(n, generator)) for n in picture.shape[1:])
         nothing = torch.full(picture.shape[1:], IGNORE, dtype=torch.uint8)
         drawn.append(_warp(picture, nothing, center, plan, generator))
     images, targets = zip(*drawn, strict=True)
@@ -173,7 +183,8 @@ def draw_batch(
     return torch.stack(images), torch.stack(targets), is_memory
 
 
-def _integer(n: int, generator: torch.Generator) -> int:
+def integer(n: int, generator: torch.Generator) -> int:
+    """Any whole number from 0 to below `n`."""
     return int(torch.randint(n, (), generator=generator).item())
 
 
@@ -182,17 +193,17 @@ def _draw(
 ) -> tuple[Tensor, Tensor]:
     """A patch near a painted pixel of class `value`."""
     having = [block for block in blocks if value in block.places]
-    block = having[_integer(len(having), generator)]
+    block = having[integer(len(having), generator)]
     places = block.places[value]
-    place = places[_integer(len(places), generator)].float()
+    place = places[integer(len(places), generator)].float()
     spread = torch.tensor(plan.spread, dtype=torch.float32)
     center = place + (torch.rand(len(spread), generator=generator) - 0.5) * spread / 2
     if len(spread) == 3:
-        center[0] = _inside(center[0].item(), plan.spread[0], block.target.shape[0])
+        center[0] = inside(center[0].item(), plan.spread[0], block.target.shape[0])
     return _warp(block.image, block.target, tuple(center.tolist()), plan, generator)
 
 
-def _inside(center: float, n: int, size: int) -> float:
+def inside(center: float, n: int, size: int) -> float:
     """The nearest centre with which `n` slices lie among `size`, all or as many as there are."""
     ends = (n - 1) / 2, size - 1 - (n - 1) / 2
     return min(max(center, min(ends)), max(ends))
@@ -227,3 +238,10 @@ def _near(image: Tensor, target: Tensor, grid: Tensor) -> tuple[Tensor, Tensor, 
         )
         shift[axis] = first
     return image, target, grid - shift
+
+
+def seen(values: Tensor, fit: Fit) -> Tensor:
+    """The part of `(b, [z,] y, x)` that a network without padding says something of."""
+    for axis, (margin, before) in enumerate(zip(fit.margin, fit.before, strict=True), start=1):
+        values = values.narrow(axis, before, values.shape[axis] - margin)
+    return values

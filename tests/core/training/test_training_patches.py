@@ -9,9 +9,10 @@ from napari_unet.core.corrections import IGNORE
 from napari_unet.core.engine.facts import Facts
 from napari_unet.core.engine.fitting import Fit
 from napari_unet.core.normalization import Normalization, normalise
+from napari_unet.core.patches import seen
 from napari_unet.core.settings import AugmentationSettings
 from napari_unet.core.training.outputs import outputs_for
-from napari_unet.core.training.patches import PatchPlan, _crop, draw_batch, plan_for, seen
+from napari_unet.core.training.patches import PatchPlan, _crop, draw_batch, plan_for
 from napari_unet.core.training.pictures import pictures_of
 from napari_unet.core.training.settings import TrainSettings
 

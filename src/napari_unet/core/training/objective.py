@@ -12,7 +12,7 @@ from napari_unet.core.augmentation import Batch
 from napari_unet.core.corrections import IGNORE
 from napari_unet.core.engine.fitting import Fit
 from napari_unet.core.losses import balanced_weights, class_log_probabilities, training_loss
-from napari_unet.core.training.patches import seen
+from napari_unet.core.patches import seen
 from napari_unet.core.training.pictures import Picture
 from napari_unet.core.training.preparing import Subject
 from napari_unet.core.training.settings import TrainSettings

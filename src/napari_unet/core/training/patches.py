@@ -12,13 +12,13 @@ from torch import Tensor
 
 from napari_unet.core.augmentation import Batch, augment_batch
 from napari_unet.core.engine.facts import Facts
-from napari_unet.core.engine.fitting import Fit
 from napari_unet.core.normalization import match_channels, normalise
+from napari_unet.core.patches import inside, integer
 from napari_unet.core.settings import AugmentationSettings
 from napari_unet.core.training.pictures import Picture
 from napari_unet.core.training.settings import TrainSettings
 
-__all__ = ["Crop", "PatchPlan", "draw_batch", "plan_for", "seen"]
+__all__ = ["Crop", "PatchPlan", "draw_batch", "plan_for"]
 
 THICKNESS = 4
 """A patch of a volume has this part of the wished edge in slices, at most, ..."""
@@ -118,30 +118,20 @@ def draw_batch(
 
 def _draw(pictures: Sequence[Picture], plan: PatchPlan, generator: torch.Generator) -> Crop:
     groups = sorted({picture.group for picture in pictures})
-    group = groups[_integer(len(groups), generator)]
+    group = groups[integer(len(groups), generator)]
     mine = [picture for picture in pictures if picture.group == group]
-    picture = mine[_integer(len(mine), generator)]
+    picture = mine[integer(len(mine), generator)]
     values = sorted(picture.places)
-    places = picture.places[values[_integer(len(values), generator)]]
-    place = np.unravel_index(int(places[_integer(len(places), generator)]), picture.shape)
+    places = picture.places[values[integer(len(values), generator)]]
+    place = np.unravel_index(int(places[integer(len(places), generator)]), picture.shape)
     shift = torch.rand(len(place), generator=generator).tolist()
     center = [
         float(at) + (part - 0.5) * n / 2
         for at, part, n in zip(place, shift, plan.answer, strict=True)
     ]
     if len(center) == 3:
-        center[0] = _inside(center[0], plan.answer[0], picture.shape[0])
+        center[0] = inside(center[0], plan.answer[0], picture.shape[0])
     return _crop(picture, tuple(center), plan)
-
-
-def _integer(n: int, generator: torch.Generator) -> int:
-    return int(torch.randint(n, (), generator=generator).item())
-
-
-def _inside(center: float, n: int, size: int) -> float:
-    """The nearest centre with which `n` slices lie among `size`, all or as many as there are."""
-    ends = (n - 1) / 2, size - 1 - (n - 1) / 2
-    return min(max(center, min(ends)), max(ends))
 
 
 def _crop(picture: Picture, center: tuple[float, ...], plan: PatchPlan) -> Crop:
@@ -174,10 +164,3 @@ def _reach(plan: PatchPlan) -> tuple[float, ...]:
         half[-2:] = [math.hypot(*half[-2:])] * 2
     bent = 3 * vary.elastic_sigma
     return (*half[:-2], *((n + bent) * vary.scale + 1 for n in half[-2:]))
-
-
-def seen(values: Tensor, fit: Fit) -> Tensor:
-    """The part of `(b, [z,] y, x)` that a network without padding says something of."""
-    for axis, (margin, before) in enumerate(zip(fit.margin, fit.before, strict=True), start=1):
-        values = values.narrow(axis, before, values.shape[axis] - margin)
-    return values
