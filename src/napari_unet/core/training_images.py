@@ -13,11 +13,11 @@ from torch import Tensor
 from napari_unet.core.corrections import CorrectedBlock, corrected_blocks
 from napari_unet.core.errors import CorrectionsError
 from napari_unet.core.image import Image
-from napari_unet.core.model import Model
+from napari_unet.core.model import Description, Model
 from napari_unet.core.normalization import match_channels, normalise, scale_of, summary_of
 from napari_unet.core.volumes import Slices, corrected_volumes, slices_of
 
-__all__ = ["TrainingImage", "blocks_for", "input_of", "training_image"]
+__all__ = ["TrainingImage", "as_input", "blocks_for", "input_of", "training_image"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -55,13 +55,31 @@ def blocks_for(image: TrainingImage, dims: int) -> Iterable[CorrectedBlock]:
 
 def input_of(model: Model, image: TrainingImage, block: CorrectedBlock) -> Tensor:
     """The image of a block as the network wants it, `(c, [z,] y, x)`."""
-    about = model.description
-    scale = scale_of(image.summary, about.normalization, about.in_channels)
-    matched = match_channels(normalise(block.image, scale), about.in_channels)
+    return torch.from_numpy(as_input(block.image, image.summary, model.description))
+
+
+def as_input(
+    raw: npt.NDArray[np.generic], summary: npt.NDArray[np.generic], about: Description
+) -> npt.NDArray[np.float32]:
+    """A part `(c, [z,] y, x)` of an image as the network wants it.
+
+    Parameters
+    ----------
+    raw : its intensities.
+    summary : raw quantiles `(c, n)` of the whole image, from `summary_of`.
+    about : what goes into the network.
+
+    Raises
+    ------
+    CorrectionsError
+        If the model takes another number of channels.
+    """
+    scale = scale_of(summary, about.normalization, about.in_channels)
+    matched = match_channels(normalise(raw, scale), about.in_channels)
     if matched.shape[0] != about.in_channels:
         raise CorrectionsError(
             f"Corrections were painted on an image with {matched.shape[0]} channels, but the "
             f"model {about.name!r} takes {about.in_channels}. "
             f"Leave that image out, or choose a model that fits."
         )
-    return torch.from_numpy(matched)
+    return matched

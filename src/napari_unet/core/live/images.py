@@ -20,13 +20,8 @@ from napari_unet.core.corrections import (
 from napari_unet.core.errors import CorrectionsError
 from napari_unet.core.image import Image
 from napari_unet.core.model import Description
-from napari_unet.core.normalization import (
-    IntensityScale,
-    match_channels,
-    normalise,
-    scale_of,
-    summary_of,
-)
+from napari_unet.core.normalization import IntensityScale, scale_of, summary_of
+from napari_unet.core.training_images import as_input
 from napari_unet.core.volumes import Slices, slices_of
 
 __all__ = ["LiveImage", "PaintedBlock", "blocks_in", "live_image", "painted_blocks"]
@@ -54,21 +49,8 @@ class LiveImage:
         return scale_of(self.summary, about.normalization, about.in_channels)
 
     def input_of(self, raw: npt.NDArray[np.generic], about: Description) -> npt.NDArray[np.float32]:
-        """Raw `(c, [z,] y, x)` as the network wants it.
-
-        Raises
-        ------
-        CorrectionsError
-            If the model takes another number of channels.
-        """
-        matched = match_channels(normalise(raw, self.scale(about)), about.in_channels)
-        if matched.shape[0] != about.in_channels:
-            raise CorrectionsError(
-                f"Corrections were painted on an image with {matched.shape[0]} channels, but the "
-                f"model {about.name!r} takes {about.in_channels}. "
-                f"Leave that image out, or choose a model that fits."
-            )
-        return matched
+        """Raw `(c, [z,] y, x)` as the network wants it; raises as `as_input`."""
+        return as_input(raw, self.summary, about)
 
     def stack(self) -> Slices | None:
         """Where networks of volumes read the slices around painted planes from, if anywhere."""
