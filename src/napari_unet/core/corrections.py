@@ -30,6 +30,7 @@ __all__ = [
     "Origin",
     "block_at",
     "block_origins",
+    "check_classes",
     "check_corrections",
     "corrected_blocks",
     "corrections_from_classes",
@@ -100,6 +101,16 @@ def check_corrections(image: Image, corrections: npt.NDArray[np.generic], n_clas
             f"The corrections hold the value {lowest if lowest < 0 else highest}, but the model "
             f"knows only {n_classes} classes: 0 is untouched, 1 background, up to {n_classes} "
             f"the last class. Erase it, or choose the model it was painted for."
+        )
+
+
+def check_classes(corrections: Corrections, n_classes: int) -> None:
+    """Raise `CorrectionsError` if a class is painted that the model does not have."""
+    highest = int(corrections.max(initial=0))
+    if highest > n_classes:
+        raise CorrectionsError(
+            f"A painted class ({highest}) is not one of the model's {n_classes} classes. "
+            f"Erase it, or choose the model it was painted for."
         )
 
 

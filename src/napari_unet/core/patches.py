@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from napari_unet.core.augmentation import augment_intensity, sample, sampling_grid
-from napari_unet.core.corrections import IGNORE, CorrectedBlock, target_of
+from napari_unet.core.corrections import IGNORE, CorrectedBlock, check_classes, target_of
 from napari_unet.core.engine.facts import Facts
 from napari_unet.core.engine.fitting import Fit
 from napari_unet.core.errors import CorrectionsError
@@ -138,12 +138,7 @@ def training_blocks(
     """
     ready = []
     for block, image, held in zip(blocks, inputs, held_out, strict=True):
-        highest = int(block.corrections.max())
-        if highest > n_classes:
-            raise CorrectionsError(
-                f"A painted class ({highest}) is not one of the model's {n_classes} classes. "
-                f"Erase it, or choose the model it was painted for."
-            )
+        check_classes(block.corrections, n_classes)
         trained = replace(block, corrections=np.where(held, 0, block.corrections))
         target = torch.from_numpy(target_of(trained))
         places = {

@@ -10,8 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from napari_unet.core.corrections import BLOCK_SIZE, CorrectedBlock, Corrections
-from napari_unet.core.errors import CorrectionsError
+from napari_unet.core.corrections import BLOCK_SIZE, CorrectedBlock, Corrections, check_classes
 from napari_unet.core.live.drawing import Stroke, Strokes
 from napari_unet.core.live.holding import Holding, Place
 from napari_unet.core.live.images import LiveImage, PaintedBlock
@@ -77,7 +76,7 @@ class Paint:
             that came before it in the message stay.
         """
         for painted in message.blocks:
-            self._check_classes(painted.corrections)
+            check_classes(painted.corrections, len(self._about.class_names))
         columns: dict[object, None] = {}
         try:
             for painted in message.blocks:
@@ -94,14 +93,6 @@ class Paint:
         for place in [place for place in self._blocks if place[0] == key]:
             del self._blocks[place]
             self.pieces.pop(self._column(place), None)
-
-    def _check_classes(self, corrections: Corrections) -> None:
-        highest, n_classes = int(corrections.max(initial=0)), len(self._about.class_names)
-        if highest > n_classes:
-            raise CorrectionsError(
-                f"A painted class ({highest}) is not one of the model's {n_classes} classes. "
-                f"Erase it, or choose the model it was painted for."
-            )
 
     def _put(self, image: LiveImage, place: Place, painted: PaintedBlock | CorrectedBlock) -> _Box:
         """Keep a painted block, see what is new in it, and tell where it differs."""
