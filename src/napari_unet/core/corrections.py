@@ -23,6 +23,7 @@ from napari_unet.core.image import Image
 
 __all__ = [
     "BLOCK_SIZE",
+    "CELL_SHAPE",
     "IGNORE",
     "MARGIN",
     "Box",
@@ -36,6 +37,7 @@ __all__ = [
     "corrections_from_classes",
     "corrections_from_objects",
     "count_corrections",
+    "draw_of",
     "hold_out",
     "origins_in",
     "target_of",
@@ -232,14 +234,14 @@ def _chosen(places: Mapping[_Place, set[int]], share: float, n_needed: int) -> s
     if share == 0:
         return set()
     by_value: dict[int, list[_Place]] = {}
-    for place in sorted(places, key=_draw):
+    for place in sorted(places, key=draw_of):
         for value in places[place]:
             by_value.setdefault(value, []).append(place)
     scarce = {value for value, having in by_value.items() if len(having) < n_needed}
     chosen: set[_Place] = set()
     for value in by_value.keys() - scarce:
         spare = [place for place in by_value[value] if not places[place] & scarce]
-        chosen |= {place for place in spare if _draw(place) < share} or set(spare[:1])
+        chosen |= {place for place in spare if draw_of(place) < share} or set(spare[:1])
     for having in by_value.values():
         if chosen.issuperset(having):
             chosen.discard(having[-1])
@@ -263,7 +265,7 @@ def _cells(key: str, block: CorrectedBlock) -> Iterator[tuple[_Place, tuple[slic
         yield (key, index, *at), part
 
 
-def _draw(place: _Place) -> float:
+def draw_of(place: _Place) -> float:
     """A number in [0, 1) that follows from the place of a cell alone."""
     return int.from_bytes(hashlib.blake2b(repr(place).encode(), digest_size=4).digest()) / 2**32
 

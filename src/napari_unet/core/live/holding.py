@@ -7,19 +7,17 @@ no stroke is held out as a whole, and what was trained on once is never scored o
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CELL_SIZE", "Holding"]
+from napari_unet.core.corrections import CELL_SHAPE, draw_of
 
-CELL_SIZE = 32
-"""Edge of what is held out together, in px; ..."""
-CELL_DEPTH = 8
-"""... and in slices, for networks of volumes."""
+__all__ = ["Holding", "Place"]
+
+CELL_DEPTH, _, CELL_SIZE = CELL_SHAPE
 N_NEEDED = 5
 """A class is trained on in so many cells before one of it is held out."""
 
@@ -54,7 +52,7 @@ class Holding:
             values = corrections[part][fresh[part]]
             touched[self._cell(place, y, x)] = Counter(values.tolist())
         new = [cell for cell in touched if cell not in self._is_held]
-        for cell in sorted(new, key=_draw, reverse=True):
+        for cell in sorted(new, key=draw_of, reverse=True):
             self._decide(cell, touched[cell], self._is_spare(cell, touched[cell]))
         for value in set().union(*touched.values()):
             mine = [cell for cell in touched if touched[cell][value]]
@@ -70,7 +68,7 @@ class Holding:
     def _is_spare(self, cell: Cell, values: Counter[int]) -> bool:
         if any(self._n_trained[value] < N_NEEDED for value in values):
             return False
-        return _draw(cell) < self._share or any(not self._n_held[value] for value in values)
+        return draw_of(cell) < self._share or any(not self._n_held[value] for value in values)
 
     def held(self, place: Place, shape: tuple[int, ...]) -> Mask:
         """Which pixels `(y, x)` of the block at a place are held out."""
@@ -93,8 +91,3 @@ class Holding:
 def _part(y: int, x: int) -> tuple[slice, slice]:
     rows, columns = (slice(n * CELL_SIZE, (n + 1) * CELL_SIZE) for n in (y, x))
     return rows, columns
-
-
-def _draw(cell: Cell) -> float:
-    """A number in [0, 1) that follows from the place of a cell alone."""
-    return int.from_bytes(hashlib.blake2b(repr(cell).encode(), digest_size=4).digest()) / 2**32
