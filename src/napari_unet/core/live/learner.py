@@ -27,9 +27,10 @@ from napari_unet.core.live.settings import LiveSettings
 from napari_unet.core.live.standing import Standing
 from napari_unet.core.live.states import State, States, Weights, weights_of
 from napari_unet.core.model import Model
+from napari_unet.core.running import is_out_of_memory
 from napari_unet.core.scoring import memory_format
 
-__all__ = ["Learner", "check_trainable", "is_out_of_memory"]
+__all__ = ["Learner", "check_trainable"]
 
 LEAST_RATE = 0.01
 """Share of the learning rate that is left when training comes to rest."""
@@ -373,12 +374,6 @@ class Learner:
             f"The device failed ({reason}), so training goes on with the processor, from the best "
             f"state so far."
         )
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory did not suffice."""
-    is_known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return is_known or "out of memory" in str(error).lower()
 
 
 def check_trainable(model: Model) -> None:

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 from napari_unet.core.device import release_memory
 from napari_unet.core.errors import TrainingError, UNetLiveError
 from napari_unet.core.live.inbox import Busy, Forget, Inbox, Looking
-from napari_unet.core.live.learner import Learner, is_out_of_memory
+from napari_unet.core.live.learner import Learner
 from napari_unet.core.live.outcome import LiveOutcome, outcome_of
 from napari_unet.core.live.settings import LiveSettings
 from napari_unet.core.live.states import State
 from napari_unet.core.live.viewing import PIECE_SIZE, Seen, View, Viewer, pieces_of, rest_of
 from napari_unet.core.model import Model
 from napari_unet.core.progress import FinishEarly, Work
+from napari_unet.core.running import is_out_of_memory
 
 if TYPE_CHECKING:
     from napari_unet.core.live.inbox import Message
