@@ -20,7 +20,7 @@ from napari_unet.core.engine.source import continued
 from napari_unet.core.losses import class_log_probabilities
 from napari_unet.core.model import Description, Model
 
-__all__ = ["Scorer", "memory_format", "whole_picture_classes"]
+__all__ = ["Scorer", "agreement", "memory_format", "whole_picture_classes"]
 
 MAX_BLOCKS = 8
 MAX_MEMORIES = 4
@@ -118,7 +118,7 @@ class Scorer:
                 known = target != IGNORE
                 truths.append(target[known])
                 founds.append(self._classes(network, image)[known])
-            scores = _agreement(np.concatenate(founds), np.concatenate(truths))
+            scores = agreement(np.concatenate(founds), np.concatenate(truths))
         if self._memories and with_memory:
             same = [
                 (self._classes(network, picture) == old).mean()
@@ -174,7 +174,7 @@ def _few(pairs: Sequence[_Pair]) -> list[_Pair]:
     return [pairs[i] for i in sorted(chosen)]
 
 
-def _agreement(found: npt.NDArray[np.integer], truth: npt.NDArray[np.integer]) -> dict[str, float]:
+def agreement(found: npt.NDArray[np.integer], truth: npt.NDArray[np.integer]) -> dict[str, float]:
     """Mean IoU over the classes that occur in the truth, and share of right pixels."""
     ious = []
     for value in np.unique(truth):

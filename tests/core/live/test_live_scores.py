@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from napari_unet.core.corrections import IGNORE
+from napari_unet.core.engine.fitting import Fit
 from napari_unet.core.live.pieces import Piece, places_in
 from napari_unet.core.live.scores import MOST_PATCHES, exam_of
 from napari_unet.core.model import Description
@@ -34,7 +35,8 @@ def piece_with(held, image):
 
 
 def exam(held, image):
-    return exam_of([piece_with(held, image)], (32, 32), (0, 0), (0, 0), ABOUT)
+    fit = Fit(base=(32, 32), stride=(1, 1), margin=(0, 0))
+    return exam_of([piece_with(held, image)], (32, 32), fit, ABOUT)
 
 
 @pytest.fixture

@@ -256,8 +256,8 @@ class Learner:
         return self._standing.exam(self._shown).temperature(self._shown, self.device)
 
     def _examined(self) -> Exam:
-        plan, fit = self._batches.plan, self._facts.fit
-        return exam_of(self.paint.all(), plan.shape, fit.margin, fit.before, self._about)
+        shape = self._batches.plan.shape
+        return exam_of(self.paint.all(), shape, self._facts.fit, self._about)
 
     def keep(self) -> State:
         """Keep the weights as they are now as a state."""

@@ -31,7 +31,7 @@ PULL = 4.0
 
 
 def seen(values: Tensor, fit: Fit) -> Tensor:
-    """The part of `(b, ..., [z,] y, x)` that a network without padding says something of."""
+    """The part of `(..., [z,] y, x)` that a network without padding says something of."""
     n_axes = len(fit.margin)
     for axis, (margin, before) in enumerate(zip(fit.margin, fit.before, strict=True)):
         at = values.ndim - n_axes + axis

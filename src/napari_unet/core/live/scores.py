@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from napari_unet.core.corrections import IGNORE
 from napari_unet.core.device import autocast
+from napari_unet.core.engine.fitting import Fit
+from napari_unet.core.live.objective import seen
 from napari_unet.core.live.pieces import Piece, cut
 from napari_unet.core.losses import class_log_probabilities
 from napari_unet.core.model import Description
-from napari_unet.core.scoring import memory_format
+from napari_unet.core.scoring import agreement, memory_format
 
 __all__ = ["Exam", "exam_of"]
 
@@ -31,6 +33,10 @@ class Exam:
     images : `(c, [z,] y, x)`, normalised.
     targets : `([z,] y, x)` uint8, already of the size that the network answers.
     about : what its outputs mean.
+
+    Attributes
+    ----------
+    is_fair : whether at least two classes are held out.
     """
 
     def __init__(
@@ -38,26 +44,21 @@ class Exam:
     ) -> None:
         known = {int(v) for target in targets for v in torch.unique(target) if v != IGNORE}
         # NOTE: by one class alone, a network that knows no other is best
-        self._is_fair = len(known) > 1
+        self.is_fair = len(known) > 1
         self._images, self._targets, self._about = images, targets, about
-
-    @property
-    def is_fair(self) -> bool:
-        """Whether at least two classes are held out."""
-        return self._is_fair
 
     def score(self, network: nn.Module, device: torch.device) -> float | None:
         """Mean IoU over the classes, 0 to 1; None if there are not two of them."""
-        if not self._is_fair:
+        if not self.is_fair:
             return None
         said, truth = self.answers(network, device)
-        return _mean_iou(said.argmax(axis=0), truth)
+        return agreement(said.argmax(axis=0), truth)["iou"]
 
     def temperature(self, network: nn.Module, device: torch.device) -> float:
         """How much too sure of itself a network is, for `uncertain`; 1 if there is no telling."""
         from napari_unet.core.live.calibration import temperature
 
-        return temperature(*self.answers(network, device)) if self._is_fair else 1.0
+        return temperature(*self.answers(network, device)) if self.is_fair else 1.0
 
     @torch.inference_mode()
     def answers(
@@ -86,21 +87,7 @@ class Exam:
         return np.concatenate(founds, axis=1), np.concatenate(truths)
 
 
-def _mean_iou(found: npt.NDArray[np.integer], truth: npt.NDArray[np.integer]) -> float:
-    ious = []
-    for value in np.unique(truth):
-        union = np.count_nonzero((found == value) | (truth == value))
-        ious.append(np.count_nonzero((found == value) & (truth == value)) / union)
-    return round(float(np.mean(ious)), 4)
-
-
-def exam_of(
-    pieces: Iterable[Piece],
-    shape: tuple[int, ...],
-    margin: tuple[int, ...],
-    before: tuple[int, ...],
-    about: Description,
-) -> Exam:
+def exam_of(pieces: Iterable[Piece], shape: tuple[int, ...], fit: Fit, about: Description) -> Exam:
     """Patches of `shape` around held-out cells, a few of each class, spread over all pieces."""
     images, targets = [], []
     for piece, center in _chosen(list(pieces)):
@@ -109,11 +96,8 @@ def exam_of(
             held=piece.held,
         )  # fmt: skip
         patch = cut(shown, center, shape)
-        target = patch.target
-        for axis, (lost, first) in enumerate(zip(margin, before, strict=True)):
-            target = target.narrow(axis, first, target.shape[axis] - lost)
         images.append(patch.image.expand(about.in_channels, *patch.image.shape[1:]))
-        targets.append(target)
+        targets.append(seen(patch.target, fit))
     return Exam(images, targets, about)
 
 
