@@ -24,7 +24,14 @@ from napari_unet.core.normalization import IntensityScale, scale_of, summary_of
 from napari_unet.core.training_images import as_input
 from napari_unet.core.volumes import Slices, slices_of
 
-__all__ = ["LiveImage", "PaintedBlock", "blocks_in", "live_image", "painted_blocks"]
+__all__ = [
+    "LiveImage",
+    "PaintedBlock",
+    "blocks_in",
+    "changed_blocks",
+    "live_image",
+    "painted_blocks",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -101,6 +108,13 @@ def painted_blocks(corrections: npt.NDArray[np.integer]) -> tuple[PaintedBlock, 
 def blocks_in(corrections: npt.NDArray[np.integer], box: Box) -> tuple[PaintedBlock, ...]:
     """The blocks that a box touches, empty ones as well: what a stroke or an undo changed."""
     return tuple(_cut(corrections, origins_in(box, corrections.shape)))
+
+
+def changed_blocks(
+    before: npt.NDArray[np.integer], after: npt.NDArray[np.integer]
+) -> tuple[PaintedBlock, ...]:
+    """The blocks in which the paint is another one; empty where it is gone."""
+    return tuple(_cut(after, block_origins(before != after)))
 
 
 def _cut(

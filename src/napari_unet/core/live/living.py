@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from napari_unet.core.device import release_memory
@@ -26,7 +26,7 @@ from napari_unet.core.running import is_out_of_memory
 if TYPE_CHECKING:
     from napari_unet.core.live.inbox import Message
 
-__all__ = ["LiveOutcome", "LiveProgress", "living"]
+__all__ = ["SCORE_EVERY", "LiveOutcome", "LiveProgress", "living"]
 
 TRAINING_TIME = 0.1
 """Training goes on for so many seconds (and one step at least) before anything else gets a turn."""
@@ -203,7 +203,7 @@ def _live(model: Model, inbox: Inbox, settings: LiveSettings) -> Work[LiveProgre
             elif not learner.prepare():
                 time.sleep(IDLE_TIME)
             heat = None if score is None else learner.temperature()
-            yield replace(_progress(learner, loss, score, seen, gaze.is_busy), temperature=heat)
+            yield _progress(learner, loss, score, heat, seen, gaze.is_busy)
     except FinishEarly:
         pass
     return outcome_of(learner, started)
@@ -262,8 +262,9 @@ def _is_inside(piece: View, view: View) -> bool:
 
 
 def _progress(
-    learner: Learner, loss: float | None, score: float | None, seen: Seen | None, is_busy: bool
-) -> LiveProgress:
+    learner: Learner, loss: float | None, score: float | None, heat: float | None,
+    seen: Seen | None, is_busy: bool,
+) -> LiveProgress:  # fmt: skip
     total = learner.settings.settle
     doing = "Waiting for strokes" if learner.paint.n_blocks == 0 else "Settled"
     if is_busy:
@@ -272,6 +273,7 @@ def _progress(
         doing = "Learning"
     return LiveProgress(
         done=min(learner.steps_since, total), total=total, message=learner.message or doing,
-        step=learner.n_steps, loss=loss, score=score, n_corrected=learner.paint.n_trained,
-        is_settled=learner.is_settled, seen=seen, states=learner.states,
+        step=learner.n_steps, loss=loss, score=score, temperature=heat,
+        n_corrected=learner.paint.n_trained, is_settled=learner.is_settled, seen=seen,
+        states=learner.states,
     )  # fmt: skip

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_unet.core.corrections import BLOCK_SIZE, check_corrections
+from napari_unet.core.corrections import check_corrections
 from napari_unet.core.errors import SettingsError
 from napari_unet.core.image import Image, make_image
 from napari_unet.core.instances import class_probabilities, classes_of, objects_of
-from napari_unet.core.live.images import LiveImage, PaintedBlock, live_image, painted_blocks
+from napari_unet.core.live.images import LiveImage, changed_blocks, live_image
 from napari_unet.core.live.inbox import Painted
 from napari_unet.core.live.learner import Learner
+from napari_unet.core.live.living import SCORE_EVERY
 from napari_unet.core.live.outcome import model_of
 from napari_unet.core.live.settings import LiveSettings
 from napari_unet.core.live.states import State
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from napari_unet.core.live.uncertainty import Place
 
 __all__ = ["LiveResult", "LiveSession"]
-
-SCORE_EVERY = 25
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -139,7 +138,7 @@ class LiveSession:
             new[...] = given
         else:
             new[self._whole(live, index)][window] = given
-        changed = _changed(painted, new)
+        changed = changed_blocks(painted, new)
         if changed:
             self._learner.take([Painted(image=live, blocks=changed)])
         self._painted[key] = new
@@ -313,23 +312,3 @@ class LiveSession:
         rows, columns = window or (slice(None), slice(None))
         whole = slice(*rows.indices(shape[-2])[:2]), slice(*columns.indices(shape[-1])[:2])
         return View(image=live, index=at, window=whole)
-
-
-def _changed(
-    before: npt.NDArray[np.uint8], after: npt.NDArray[np.uint8]
-) -> tuple[PaintedBlock, ...]:
-    """The blocks in which the paint is another one; empty where it is gone."""
-    differences = (before != after).view(np.uint8)
-    return tuple(
-        PaintedBlock(
-            index=block.index,
-            origin=block.origin,
-            corrections=_part(after, block),
-        )
-        for block in painted_blocks(differences)
-    )
-
-
-def _part(painted: npt.NDArray[np.uint8], block: PaintedBlock) -> npt.NDArray[np.uint8]:
-    y, x = block.origin
-    return np.array(painted[block.index][y : y + BLOCK_SIZE, x : x + BLOCK_SIZE])

@@ -17,7 +17,7 @@ from napari_unet.core.engine.source import Source
 from napari_unet.core.image import Image
 from napari_unet.core.live.images import LiveImage
 from napari_unet.core.model import Model
-from napari_unet.core.outcomes import probabilities_of
+from napari_unet.core.outcomes import Outcome, probabilities_of
 from napari_unet.core.scoring import memory_format
 from napari_unet.core.segmentation import check_image
 from napari_unet.core.tiling import nearest_first
@@ -149,11 +149,11 @@ class Viewer:
 
 @torch.inference_mode()
 def _asked(
-    network: nn.Module, shown: Tensor, inner: tuple[slice, ...], outcome: str
+    network: nn.Module, shown: Tensor, inner: tuple[slice, ...], outcome: Outcome
 ) -> npt.NDArray[np.float16]:
     with autocast(shown.device):
         logits = network(shown)[(0, slice(None), *inner)]  # (output, [z,] y, x)
-    found = probabilities_of(logits[None], outcome)[0]  # type: ignore[arg-type]
+    found = probabilities_of(logits[None], outcome)[0]
     if len(inner) == 3:
         found = found[:, 0]  # the one slice that is in view
     return found.to(torch.float16).cpu().numpy()
