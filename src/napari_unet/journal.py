@@ -10,18 +10,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from threading import RLock
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_unet.core.corrections import (
-    BLOCK_SIZE,
+    FULL_SCAN_LIMIT,
+    Blocks,
     Box,
     Origin,
     block_at,
     block_origins,
+    changed_blocks,
+    copy_of_block,
     count_corrections,
     origins_in,
 )
@@ -36,10 +39,6 @@ __all__ = ["Counts", "Journal", "PaintedLayer"]
 DELAY_MS = 300
 RETRY_MS = 2000
 """How long to wait after a save that failed."""
-FULL_SCAN_LIMIT = 2**25
-"""Corrections of up to this many px are scanned whole when nobody says what changed."""
-
-Blocks: TypeAlias = dict[Origin, npt.NDArray[np.uint8]]
 
 Counts = Mapping[int, tuple[int, int]]
 """Painted value to (pixels, connected regions)."""
@@ -102,8 +101,7 @@ class Journal(QObject):
         watched = _Watched(image=image, key=key, layer=layer, class_names=class_names)
         array = layer.array()
         if array is not None:
-            for origin in block_origins(array):
-                watched.saved[origin] = np.array(_block(array, origin), dtype=np.uint8)
+            watched.saved = {o: copy_of_block(array, o) for o in block_origins(array)}
             watched.counts = count_corrections(watched.saved)
         self._watched[key] = watched
 
@@ -203,19 +201,9 @@ class Journal(QObject):
 
     def _take_changes(self, watched: _Watched) -> Blocks:
         """Copies of the blocks that differ from what was saved last; marks them as saved."""
-        array = watched.layer.array()
-        changes: Blocks = {}
-        if array is None:
-            watched.touched.clear()
-            return changes
-        for origin in watched.touched:
-            now = _block(array, origin)
-            before = watched.saved.get(origin)
-            if (before is None and now.any()) or (
-                before is not None and not np.array_equal(before, now)
-            ):
-                changes[origin] = np.array(now, dtype=np.uint8)
-        watched.touched.clear()
+        array, touched = watched.layer.array(), watched.touched
+        changes = {} if array is None else changed_blocks(array, touched, watched.saved)
+        touched.clear()
         return changes
 
     def _saving(self, watched: _Watched, changes: Blocks) -> Work[Any, None]:
@@ -267,9 +255,3 @@ def _not_saved(error: Exception) -> str:
     if isinstance(error, UNetLiveError):
         return str(error)
     return f"The corrections could not be saved ({error}). They will be tried again."
-
-
-def _block(array: npt.NDArray[np.integer], origin: Origin) -> npt.NDArray[np.integer]:
-    index, y, x = origin
-    block: npt.NDArray[np.integer] = array[index][y : y + BLOCK_SIZE, x : x + BLOCK_SIZE]
-    return block

@@ -89,7 +89,6 @@ class Lives(QObject):
     def _reset(self) -> None:
         self._desk: Desk | None = None
         self._image: LiveImage | None = None
-        self._measuring: Job | None = None
         self._keep: bool | None = None
         self._is_leaving = self._is_pressed = self._is_undrawn = False
         self._reason = ""
@@ -146,11 +145,9 @@ class Lives(QObject):
         job.returned.connect(self._on_measured)
         job.failed.connect(self._on_failed)
         job.ended.connect(job.deleteLater)
-        self._measuring = job
         job.start()
 
     def _on_measured(self, image: LiveImage) -> None:
-        self._measuring = None
         if self.scene is None or self.scene.image is not image.image:
             return
         self._image = image
@@ -158,7 +155,6 @@ class Lives(QObject):
         self._tell_view()
 
     def _on_failed(self, sentence: str) -> None:
-        self._measuring = None
         self._session.say("error", sentence)
         self.leave(None)
 

@@ -6,9 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
+from napari_unet.core.corrections import Blocks
 from napari_unet.core.image import Image
 from napari_unet.core.settings import SegmentSettings
 from napari_unet.works import Target
@@ -20,7 +18,6 @@ N_NEEDED = 8
 GAIN = 0.01
 """A rise of the score by less than this hardly matters."""
 
-Blocks = dict[tuple[tuple[int, ...], int, int], npt.NDArray[np.uint8]]
 View = tuple[tuple[int, ...], tuple[slice, slice]]
 
 

@@ -9,7 +9,7 @@ of volumes learns from blocks of `(z, y, x)`, which `volumes.py` puts together f
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import TypeAlias
@@ -24,15 +24,19 @@ from napari_unet.core.image import Image
 __all__ = [
     "BLOCK_SIZE",
     "CELL_SHAPE",
+    "FULL_SCAN_LIMIT",
     "IGNORE",
     "MARGIN",
+    "Blocks",
     "Box",
     "CorrectedBlock",
     "Origin",
     "block_at",
     "block_origins",
+    "changed_blocks",
     "check_classes",
     "check_corrections",
+    "copy_of_block",
     "corrected_blocks",
     "corrections_from_classes",
     "corrections_from_objects",
@@ -48,6 +52,8 @@ IGNORE = 255
 
 BLOCK_SIZE = 256
 MARGIN = 64
+FULL_SCAN_LIMIT = 2**25
+"""Corrections of up to this many px are searched whole when nobody says what changed."""
 CELL_SHAPE = (8, 32, 32)
 """Of what is held out together, `([z,] y, x)` in px: neighbouring slices show the same objects."""
 
@@ -55,6 +61,9 @@ Corrections = npt.NDArray[np.uint8]
 
 Origin: TypeAlias = tuple[tuple[int, ...], int, int]
 """Which block: position of its plane along the leading axes, then `y, x` in px."""
+
+Blocks: TypeAlias = dict[Origin, Corrections]
+"""Blocks `(y, x)` of corrections, by where they are."""
 
 Box: TypeAlias = tuple[tuple[int, ...], tuple[int, int], tuple[int, int]]
 """Where something was painted: position of the plane, rows from-to, columns from-to."""
@@ -135,6 +144,29 @@ def origins_in(box: Box, shape: tuple[int, ...]) -> Iterator[Origin]:
     for y in _starts(rows, shape[-2]):
         for x in _starts(columns, shape[-1]):
             yield index, y, x
+
+
+def copy_of_block(corrections: npt.NDArray[np.integer], origin: Origin) -> Corrections:
+    """What is painted in one block `(y, x)`."""
+    return np.array(_block(corrections, origin), np.uint8)
+
+
+def changed_blocks(
+    corrections: npt.NDArray[np.integer], origins: Iterable[Origin], before: Blocks
+) -> Blocks:
+    """Copies of the blocks at `origins` that differ from those `before`; one not there is empty."""
+    changed: Blocks = {}
+    for origin in origins:
+        now, known = _block(corrections, origin), before.get(origin)
+        if now.any() if known is None else not np.array_equal(known, now):
+            changed[origin] = np.array(now, np.uint8)
+    return changed
+
+
+def _block(corrections: npt.NDArray[np.integer], origin: Origin) -> npt.NDArray[np.integer]:
+    index, y, x = origin
+    block: npt.NDArray[np.integer] = corrections[index][y : y + BLOCK_SIZE, x : x + BLOCK_SIZE]
+    return block
 
 
 def _starts(part: tuple[int, int], size: int) -> range:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Generator, Mapping
 from functools import partial, update_wrapper
 from typing import Any
@@ -10,7 +9,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_unet.core.corrections import BLOCK_SIZE, Box, Origin, block_origins, origins_in
+from napari_unet.core.corrections import (
+    FULL_SCAN_LIMIT,
+    Blocks,
+    Box,
+    Origin,
+    block_origins,
+    changed_blocks,
+    copy_of_block,
+    origins_in,
+)
 from napari_unet.core.errors import ImageError
 from napari_unet.core.image import Image
 from napari_unet.layers.painting import CorrectionsLayer, painted_boxes
@@ -21,8 +29,6 @@ from napari_unet.layers.windows import WindowLayer
 
 __all__ = ["Blocks", "View", "Watcher"]
 
-FULL_SCAN_LIMIT = 2**25
-"""Corrections of up to this many px are searched whole when nobody says what changed."""
 MOST_SEEN = 4096
 """Edge of what counts as in view, in px; the rest of the image follows."""
 ROOM = 3.0
@@ -30,7 +36,6 @@ ROOM = 3.0
 
 View = tuple[tuple[int, ...], tuple[slice, slice]]
 """Position along the label axes before `(y, x)`, and the window `(y, x)` in px."""
-Blocks = dict[Origin, npt.NDArray[np.uint8]]
 
 
 class Watcher:
@@ -63,7 +68,6 @@ class Watcher:
         self.on_unsure: Callable[[], object] | None = None
         self.on_looked: Callable[[], object] | None = None
         self.on_pressed: Callable[[bool], object] | None = None
-        self.pressed_at = self.released_at = 0.0
         self._source = stage.source
         self._known: Blocks = {}
         self._touched: set[Origin] = set()
@@ -173,7 +177,7 @@ class Watcher:
     def everything(self) -> Blocks:
         """Copies of all blocks in which something is painted; they are known from now on."""
         painted = self.corrections.array()
-        self._known = {origin: _copy(painted, origin) for origin in block_origins(painted)}
+        self._known = {origin: copy_of_block(painted, origin) for origin in block_origins(painted)}
         return dict(self._known)
 
     def changes(self) -> Blocks:
@@ -194,13 +198,8 @@ class Watcher:
         return set(origins_in((index, _span(rows), _span(columns)), shape))
 
     def _changed(self, painted: npt.NDArray[np.integer], origins: set[Origin]) -> Blocks:
-        changed: Blocks = {}
-        for origin in origins:
-            now, before = _part(painted, origin), self._known.get(origin)
-            if before is None and not now.any():
-                continue
-            if before is None or not np.array_equal(before, now):
-                self._known[origin] = changed[origin] = _copy(painted, origin)
+        changed = changed_blocks(painted, origins, self._known)
+        self._known.update(changed)
         return changed
 
     def _on_layer_paint(self, event: Any) -> None:
@@ -247,10 +246,6 @@ class Watcher:
         self._press(False)
 
     def _press(self, is_pressed: bool) -> None:
-        if is_pressed:
-            self.pressed_at = time.monotonic()
-        else:
-            self.released_at = time.monotonic()
         if self.on_pressed is not None:
             self.on_pressed(is_pressed)
 
@@ -304,13 +299,3 @@ def _middle(side: slice) -> slice:
 
 def _span(side: slice) -> tuple[int, int]:
     return int(side.start), int(side.stop)
-
-
-def _part(array: npt.NDArray[np.integer], origin: Origin) -> npt.NDArray[np.integer]:
-    index, y, x = origin
-    part: npt.NDArray[np.integer] = array[index][y : y + BLOCK_SIZE, x : x + BLOCK_SIZE]
-    return part
-
-
-def _copy(array: npt.NDArray[np.integer], origin: Origin) -> npt.NDArray[np.uint8]:
-    return np.array(_part(array, origin), np.uint8)
