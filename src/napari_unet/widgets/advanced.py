@@ -7,7 +7,6 @@ from typing import Any
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QCheckBox,
-    QComboBox,
     QDoubleSpinBox,
     QLabel,
     QListWidget,
@@ -21,7 +20,7 @@ from superqt.utils import signals_blocked
 from napari_unet.core.settings import ObjectSettings
 from napari_unet.preferences import preference, recent_models
 from napari_unet.session import Session
-from napari_unet.widgets.parts import give_reason, hint, row
+from napari_unet.widgets.parts import combo, give_reason, hint, row
 
 __all__ = ["Advanced"]
 
@@ -55,8 +54,8 @@ class Advanced(QWidget):
         self.smoothing.setSpecialValueText("none")
         self.fill_holes = QCheckBox("Fill holes in objects")
         self.link = QCheckBox("Link objects through z")
-        self.augmentation = _combo(AUGMENTATIONS)
-        self.precision = _combo(PRECISIONS)
+        self.augmentation = combo(*AUGMENTATIONS)
+        self.precision = combo(*PRECISIONS)
         self.precision.setCurrentIndex(
             max(0, self.precision.findData(preference("general", "precision", "auto")))
         )
@@ -168,11 +167,3 @@ class Advanced(QWidget):
         rounds_too = {source for _, source in known}
         known += [(p.name, str(p)) for p in recent_models() if str(p) not in rounds_too]
         return [(name, source) for name, source in known if source != self._session.source]
-
-
-def _combo(choices: tuple[tuple[str, str], ...]) -> QComboBox:
-    combo = QComboBox()
-    combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-    for text, value in choices:
-        combo.addItem(text, value)
-    return combo

@@ -10,7 +10,6 @@ import numpy as np
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import (
-    QComboBox,
     QFileDialog,
     QGridLayout,
     QPushButton,
@@ -24,7 +23,7 @@ from napari_unet.core.corrections import Box, corrections_from_classes, correcti
 from napari_unet.core.errors import UNetLiveError
 from napari_unet.layers import CorrectionsLayer, color_of
 from napari_unet.widgets.common import Step
-from napari_unet.widgets.parts import Words, give_reason, hint, primary
+from napari_unet.widgets.parts import Words, combo, give_reason, hint, primary
 
 __all__ = ["CorrectWidget"]
 
@@ -46,10 +45,7 @@ class CorrectWidget(Step):
         self.brush_size.setValue(8)
         self.counts = Words()
         self.box_button = QPushButton("This region is right…")
-        self.mask_layer = QComboBox()
-        self.mask_layer.setSizeAdjustPolicy(
-            QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
-        )
+        self.mask_layer = combo()
         self.mask_button = QPushButton("Use")
         self.project_name = QElidingLabel()
         self.project_button = QPushButton("Change…")

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import pyqtgraph as pg
-from qtpy.QtWidgets import QSizePolicy
+
+from napari_unet.widgets.plots import LOSS, SCORE, add_plot, name_steps, prepare
 
 __all__ = ["Curves"]
-
-LOSS, SCORE, GRAY = "#e0863c", "#35a35f", "#8a93a5"
 
 
 class Curves(pg.GraphicsLayoutWidget):
@@ -19,36 +18,18 @@ class Curves(pg.GraphicsLayoutWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self.setBackground(None)
-        self.setFixedHeight(220)
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self._loss_plot = self._add(0, "loss")
-        self._score_plot = self._add(1, "score")
+        prepare(self, height=220)
+        self._loss_plot = add_plot(self, 0, "loss", width=44)
+        self._score_plot = add_plot(self, 1, "score", width=44)
         self._score_plot.setYRange(0, 1.02, padding=0)
         self._loss_plot.getAxis("bottom").setStyle(showValues=False)
         self._score_plot.setXLink(self._loss_plot)
-        self._score_plot.setLabel("bottom", "training step", color=GRAY)
-        self._score_plot.getAxis("bottom").setHeight(38)  # NOTE: by itself it cuts off descenders
-        self.ci.layout.setSpacing(2)
-        self.ci.layout.setContentsMargins(0, 4, 6, 0)
+        name_steps(self._score_plot)
         self._loss = self._loss_plot.plot(pen=pg.mkPen(LOSS, width=2))
         self._score = self._score_plot.plot(
             pen=pg.mkPen(SCORE, width=2), symbol="o", symbolSize=6, symbolBrush=SCORE,
             symbolPen=None,
         )  # fmt: skip
-
-    def _add(self, row: int, name: str) -> Any:
-        plot = self.addPlot(row=row, col=0)
-        plot.setLabel("left", name, color=GRAY)
-        plot.setMouseEnabled(False, False)
-        plot.hideButtons()
-        plot.setMenuEnabled(False)
-        plot.showGrid(y=True, alpha=0.2)
-        plot.getAxis("left").setWidth(44)
-        for side in ("left", "bottom"):
-            plot.getAxis(side).setPen(GRAY)
-            plot.getAxis(side).setTextPen(GRAY)
-        return plot
 
     def show_curve(self, curve: Sequence[Any]) -> None:
         """Draw the steps so far; step 0 has the score of the model before training."""

@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 import pyqtgraph as pg
-from qtpy.QtWidgets import QSizePolicy
 
 from napari_unet.scenes import Point
+from napari_unet.widgets.plots import LOSS, SCORE, add_plot, name_steps, prepare
 
 __all__ = ["LiveCurves"]
 
-LOSS, SCORE, GRAY, OTHER = "#e0863c", "#35a35f", "#8a93a5", "#6b7383"
-PAINTED = "#3d8bfd"
+PAINTED, OTHER = "#3d8bfd", "#6b7383"
 MOST_POINTS = 400
 """No more are drawn: the plots are narrower than that in px."""
 
@@ -24,21 +23,15 @@ class LiveCurves(pg.GraphicsLayoutWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self.setBackground(None)
-        self.setFixedHeight(260)
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        prepare(self, height=260)
         self.loss_plot = self._add(0, "loss")
         self.score_plot = self._add(1, "score")
         self.painted_plot = self._add(2, "px painted")
         self.score_plot.setYRange(0, 1.02, padding=0)
-        self.painted_plot.setLabel("bottom", "training step", color=GRAY)
-        self.painted_plot.getAxis("bottom").setHeight(38)  # NOTE: by itself it cuts off descenders
-        self.painted_plot.getAxis("bottom").setHeight(38)
+        name_steps(self.painted_plot)
         for plot in (self.loss_plot, self.score_plot):
             plot.getAxis("bottom").setStyle(showValues=False)
             plot.setXLink(self.painted_plot)
-        self.ci.layout.setSpacing(2)
-        self.ci.layout.setContentsMargins(0, 4, 6, 0)
         self._loss = self.loss_plot.plot(pen=pg.mkPen(LOSS, width=2))
         self._score = self.score_plot.plot(
             pen=pg.mkPen(SCORE, width=2), symbol="o", symbolSize=5, symbolBrush=SCORE,
@@ -47,17 +40,8 @@ class LiveCurves(pg.GraphicsLayoutWidget):
         self._painted: dict[str, Any] = {}
 
     def _add(self, row: int, name: str) -> Any:
-        plot = self.addPlot(row=row, col=0)
-        plot.setLabel("left", name, color=GRAY)
-        plot.setMouseEnabled(False, False)
-        plot.hideButtons()
-        plot.setMenuEnabled(False)
-        plot.showGrid(y=True, alpha=0.2)
-        plot.getAxis("left").setWidth(54)
+        plot = add_plot(self, row, name, width=54)
         plot.getAxis("left").enableAutoSIPrefix(False)
-        for side in ("left", "bottom"):
-            plot.getAxis(side).setPen(GRAY)
-            plot.getAxis(side).setTextPen(GRAY)
         return plot
 
     def show_curve(self, curve: Sequence[Point], key: str) -> None:

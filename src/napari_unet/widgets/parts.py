@@ -6,6 +6,7 @@ from typing import Any
 
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
+    QComboBox,
     QFrame,
     QHBoxLayout,
     QLabel,
@@ -23,6 +24,7 @@ __all__ = [
     "LABEL_WIDTH",
     "Fold",
     "Words",
+    "combo",
     "give_reason",
     "hint",
     "primary",
@@ -71,6 +73,15 @@ def hint(text: str = "") -> Words:
     label = Words(text)
     label.setStyleSheet(f"color: {COLORS['info']};")
     return label
+
+
+def combo(*choices: tuple[str, str]) -> QComboBox:
+    """A choice between values, each behind a text; long texts do not make the dock wider."""
+    made = QComboBox()
+    made.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    for text, value in choices:
+        made.addItem(text, value)
+    return made
 
 
 def give_reason(part: QWidget, reason: str, tooltip: str) -> None:

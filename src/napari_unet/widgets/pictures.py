@@ -10,7 +10,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QImage, QPixmap
 from qtpy.QtWidgets import QLabel, QSizePolicy
 
-__all__ = ["Pictures", "in_color", "outlined"]
+__all__ = ["Colors", "Pictures", "as_image", "in_color", "outlined"]
 
 GAP = 4
 TRUTH, PREDICTED = (53, 163, 95), (224, 134, 60)
@@ -51,6 +51,13 @@ def outlined(
     return found
 
 
+def as_image(colors: Colors) -> QImage:
+    """Colours `(y, x, 3)` as something to be drawn."""
+    height, width, _ = colors.shape
+    image = QImage(colors.tobytes(), width, height, 3 * width, QImage.Format.Format_RGB888)
+    return image.copy()  # NOTE: an image does not own its pixels
+
+
 class Pictures(QLabel):
     """Two pictures side by side, as large as there is room."""
 
@@ -68,10 +75,7 @@ class Pictures(QLabel):
         left, right = (
             outlined(colors, sample.truth, TRUTH), outlined(colors, sample.predicted, PREDICTED),
         )  # fmt: skip
-        both = np.ascontiguousarray(np.concatenate([left, gap, right], axis=1))
-        height, width, _ = both.shape
-        image = QImage(both.tobytes(), width, height, 3 * width, QImage.Format.Format_RGB888)
-        self._pixmap = QPixmap.fromImage(image.copy())  # NOTE: an image does not own its pixels
+        self._pixmap = QPixmap.fromImage(as_image(np.concatenate([left, gap, right], axis=1)))
         self.setVisible(True)
         self._fit()
 

@@ -203,8 +203,6 @@ class TrainingPreview(QWidget):
             self.state.setText("")
         shown = self.shown
         wait = "Preparing the pictures…" if is_busy else ""
-        for label in (self.words, self.legend):
-            label.setMinimumHeight(0)  # NOTE: a wrapped label never asks for less than it has
         self.words.setText(self._problem or (wait if shown is None else _in_words(shown)))
         self.legend.setText("" if shown is None else _legend(shown))
         self.legend.setVisible(bool(self.legend.text()))

@@ -48,12 +48,12 @@ class Recipe(QWidget):
         self.loss.addItem(AS_PAPER, None)
         for name in LOSSES:
             self.loss.addItem(name, name)
-        self.separation = _real(-1, 100, -1, "")
+        self.separation = _real(-1, 100, -1)
         self.separation.setSpecialValueText(AS_PAPER)
         self.patch = _whole(0, 4096, 0, " px")
         self.patch.setSpecialValueText(AS_PAPER)
         self.augmentation = AugmentationForm(defaults.augmentation, has_dropout=True)
-        self.rate = _real(0, 1, 0, "", decimals=5)
+        self.rate = _real(0, 1, 0, decimals=5)
         self.rate.setSpecialValueText(AS_PAPER)
         self.held_out = _whole(0, 50, round(100 * defaults.held_out), " %")
         self.imagenet: Path | None = None
@@ -61,7 +61,7 @@ class Recipe(QWidget):
         self.imagenet_words.setElideMode(Qt.TextElideMode.ElideLeft)
         self.imagenet_button = QPushButton("File…")
         self.imagenet_button.clicked.connect(self._on_imagenet_clicked)
-        self.seed = _whole(0, 2**31 - 1, defaults.seed, "")
+        self.seed = _whole(0, 2**31 - 1, defaults.seed)
         self._build()
 
     def _build(self) -> None:
@@ -126,7 +126,7 @@ class Recipe(QWidget):
         )
 
 
-def _whole(low: int, high: int, value: int, unit: str) -> QSpinBox:
+def _whole(low: int, high: int, value: int, unit: str = "") -> QSpinBox:
     box = QSpinBox()
     box.setRange(low, high)
     box.setValue(value)
@@ -134,10 +134,9 @@ def _whole(low: int, high: int, value: int, unit: str) -> QSpinBox:
     return box
 
 
-def _real(low: float, high: float, value: float, unit: str, decimals: int = 1) -> QDoubleSpinBox:
+def _real(low: float, high: float, value: float, decimals: int = 1) -> QDoubleSpinBox:
     box = QDoubleSpinBox()
     box.setDecimals(decimals)
     box.setRange(low, high)
     box.setValue(value)
-    box.setSuffix(unit)
     return box

@@ -16,7 +16,7 @@ from napari_unet.layers import ResultLayer
 from napari_unet.widgets.advanced import Advanced
 from napari_unet.widgets.axes import AxesField, axes_in_words, problem_with
 from napari_unet.widgets.common import Step, segment
-from napari_unet.widgets.parts import Fold, give_reason, hint, primary
+from napari_unet.widgets.parts import Fold, combo, give_reason, hint, primary
 from napari_unet.widgets.where import WhereField
 from napari_unet.works import Adjustment
 
@@ -33,10 +33,7 @@ class SegmentWidget(Step):
     def __init__(self, napari_viewer: Any, alone: bool = True) -> None:
         super().__init__(napari_viewer, alone)
         self._defaults = ObjectSettings()
-        self.image = QComboBox()
-        self.image.setSizeAdjustPolicy(
-            QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
-        )
+        self.image = combo()
         self.axes = AxesField()
         self.axes_words = hint()
         self.what = QComboBox()

@@ -15,7 +15,7 @@ from qtpy.QtWidgets import QSizePolicy, QWidget
 from napari_unet.core.corrections import IGNORE
 from napari_unet.layers import color_of
 from napari_unet.previewing import Picture
-from napari_unet.widgets.pictures import in_color, outlined
+from napari_unet.widgets.pictures import Colors, as_image, in_color, outlined
 
 __all__ = ["Sheet", "in_colors"]
 
@@ -23,8 +23,6 @@ N_COLUMNS = 3
 GAP = 4
 FILL, LINES = 0.3, 0.45
 """How much of a painted px is in its colour, and of a line of the grid."""
-
-Colors = npt.NDArray[np.uint8]
 
 
 def in_colors(pictures: Sequence[Picture], is_painted: bool) -> list[Colors]:
@@ -96,11 +94,7 @@ class Sheet(QWidget):
 
     def show_pictures(self, pictures: Sequence[Colors]) -> None:
         """Show pictures `(y, x, 3)`, all of one size."""
-        self.images = []
-        for picture in pictures:
-            height, width, _ = picture.shape
-            image = QImage(picture.tobytes(), width, height, 3 * width, QImage.Format.Format_RGB888)
-            self.images.append(image.copy())  # NOTE: an image does not own its pixels
+        self.images = [as_image(picture) for picture in pictures]
         self._fit()
         self.update()
 

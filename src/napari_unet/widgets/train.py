@@ -22,7 +22,7 @@ from napari_unet.core.errors import UNetLiveError
 from napari_unet.teaching import Lesson
 from napari_unet.widgets.common import Step
 from napari_unet.widgets.curves import Curves
-from napari_unet.widgets.parts import LABEL_WIDTH, Fold, Words, give_reason, hint, primary
+from napari_unet.widgets.parts import LABEL_WIDTH, Fold, Words, combo, give_reason, hint, primary
 from napari_unet.widgets.pictures import Pictures
 from napari_unet.widgets.plainly import safe_tip
 from napari_unet.widgets.recipe import Recipe
@@ -42,15 +42,15 @@ class TrainWidget(Step):
         self.trainings = self.session.trainings
         self._drawn_at = 0.0
         self._folder: Path | None = None
-        self.network = _combo()
+        self.network = combo()
         self.network_words = hint()
-        self.data = _combo(("layers that are open", LAYERS), ("a folder", FOLDER))
-        self.image = _combo()
-        self.masks = _combo()
+        self.data = combo(("layers that are open", LAYERS), ("a folder", FOLDER))
+        self.image = combo()
+        self.masks = combo()
         self.folder_button = QPushButton("Choose…")
         self.folder_words = QElidingLabel()
         self.folder_words.setElideMode(Qt.TextElideMode.ElideLeft)
-        self.what = _combo(("one number for each object", "objects"), ("classes", "classes"))
+        self.what = combo(("one number for each object", "objects"), ("classes", "classes"))
         self.found = Words()
         self.problems = _lines()
         self.name = QLineEdit("my network")
@@ -146,17 +146,9 @@ class TrainWidget(Step):
     def _fill_layers(self) -> bool:
         """Offer the layers that there are now; returns whether others are chosen."""
         before = (self.image.currentData(), self.masks.currentData())
-        for combo, layers in ((self.image, self.stage.images()), (self.masks, self._mask_layers())):
-            chosen = combo.currentData()
-            with QSignalBlocker(combo):
-                combo.clear()
-                for layer in layers:
-                    combo.addItem(layer.name, layer)
-                combo.setCurrentIndex(layers.index(chosen) if chosen in layers else len(layers) - 1)
+        _offer(self.image, self.stage.images())
+        _offer(self.masks, self.stage.drawn_masks())
         return before != (self.image.currentData(), self.masks.currentData())
-
-    def _mask_layers(self) -> list[Any]:
-        return self.stage.drawn_masks()
 
     def set_folder(self, folder: Path) -> None:
         """Learn from a folder of images and masks."""
@@ -193,8 +185,7 @@ class TrainWidget(Step):
 
     def train(self) -> None:
         """Train a new network on what was chosen."""
-        looked = self.trainings.looked
-        if self._why_not() or looked is None:
+        if self._why_not():
             return
         try:
             settings = self.recipe.settings(
@@ -242,13 +233,12 @@ class TrainWidget(Step):
         self._refresh_stop()
         self.reason.setText(reason)
         self.reason.setVisible(bool(reason) and not training)
-        wait = f"{self.session.busy} is running." if training else ""
         parts: list[QWidget] = [
             self.network, self.data, self.image, self.masks, self.what, self.name,
             self.minutes, self.folder_button, self.recipe,
         ]  # fmt: skip
         for part in parts:
-            part.setEnabled(not wait)
+            part.setEnabled(not training)
         from_folder = self.data.currentData() == FOLDER
         of_folder: list[QWidget] = [self.folder_words, self.folder_button, self.folder_name]
         of_layers: list[QWidget] = [self.image, self.masks, self.image_name, self.masks_name]
@@ -302,12 +292,14 @@ class TrainWidget(Step):
             self.curves.show_curve(self.trainings.curve)
 
 
-def _combo(*choices: tuple[str, str]) -> QComboBox:
-    combo = QComboBox()
-    combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-    for text, value in choices:
-        combo.addItem(text, value)
-    return combo
+def _offer(field: QComboBox, layers: list[Any]) -> None:
+    """Offer these layers; the one that is chosen stays, if it is there."""
+    chosen = field.currentData()
+    with QSignalBlocker(field):
+        field.clear()
+        for layer in layers:
+            field.addItem(layer.name, layer)
+        field.setCurrentIndex(layers.index(chosen) if chosen in layers else len(layers) - 1)
 
 
 def _lines() -> Words:
