@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from napari_unet.cli.parsing import add_command
-from napari_unet.cli.telling import OK
+from napari_unet.cli.telling import OK, aligned
 
 if TYPE_CHECKING:
     from napari_unet.core.network_facts import NetworkFacts
@@ -56,7 +56,7 @@ def _run_networks(chosen: argparse.Namespace) -> int:
     for name in names:
         preset = preset_of(name)
         rows.append(cells_of(facts_of(name, _wanted(preset, chosen))))
-    print("\n".join(_markdown(rows) if chosen.markdown else _table(rows)))
+    print("\n".join(_markdown(rows) if chosen.markdown else aligned([HEAD, *rows])))
     for name in chosen.names:
         print("", *_details(preset_of(name)), sep="\n")
     return OK
@@ -89,16 +89,6 @@ def _sizes(sizes: tuple[int, ...] | None) -> str:
     if sizes is None:
         return ""
     return str(sizes[0]) if len(set(sizes)) == 1 else " × ".join(map(str, sizes))
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(HEAD, *rows, strict=True)]
-    for row in (HEAD, *rows):
-        first, *rest = (
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        yield "  ".join([first, *rest])
 
 
 def _markdown(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:

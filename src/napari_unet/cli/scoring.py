@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_unet.cli.parsing import add_command
-from napari_unet.cli.telling import FAILED, OK, complain, sentence
+from napari_unet.cli.telling import FAILED, OK, aligned, complain, sentence
 from napari_unet.core.errors import ImageError
 
 __all__ = ["add_score"]
@@ -186,10 +186,7 @@ def _map(path: Path, channel: int | None) -> Any:
 def _lines(table: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """The table for reading."""
     cells = [list(table[0]), *([_cell(value) for value in row.values()] for row in table)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for first, *others in cells:
-        numbers = (text.rjust(width) for text, width in zip(others, widths[1:], strict=True))
-        yield "  ".join([first.ljust(widths[0]), *numbers])
+    yield from aligned(cells)
 
 
 def _cell(value: float | str) -> str:

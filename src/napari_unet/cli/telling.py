@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from napari_unet.core.errors import UNetLiveError
 from napari_unet.core.progress import Work, finish
 
-__all__ = ["FAILED", "INTERRUPTED", "OK", "USAGE", "complain", "sentence", "with_bar"]
+__all__ = ["FAILED", "INTERRUPTED", "OK", "USAGE", "aligned", "complain", "sentence", "with_bar"]
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 T = TypeVar("T")
@@ -45,6 +46,14 @@ def sentence(error: Exception, path: Path | None = None) -> str:
     if isinstance(error, UNetLiveError):
         return f"{where}{text}"
     return f"{where}unexpected {type(error).__name__}: {text} (add --debug to see where)"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Lines of a table: names to the left, all other columns to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for first, *others in rows:
+        cells = (text.rjust(width) for text, width in zip(others, widths[1:], strict=True))
+        yield "  ".join([first.ljust(widths[0]), *cells])
 
 
 def complain(text: str) -> None:

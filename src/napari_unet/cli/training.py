@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_unet.cli.parsing import add_command, add_opening, chosen_settings, opened_model
-from napari_unet.cli.telling import FAILED, INTERRUPTED, OK, complain
+from napari_unet.cli.telling import INTERRUPTED, OK, complain
 from napari_unet.cli.training_options import RENAMED, add_all
 from napari_unet.core.errors import ModelFileError, TrainingError
 from napari_unet.core.progress import Work
@@ -101,8 +101,7 @@ def _run_train(chosen: argparse.Namespace) -> int:
     from napari_unet.core.training.stopping import Stopped
 
     dataset = open_dataset(chosen.data, chosen.layout, reading)
-    if not _tell(dataset, settings):
-        return FAILED
+    _tell(dataset, settings)
     start = opened_model(chosen, chosen.start, chosen.device) if chosen.start else None
     names = [one.strip() for one in chosen.class_names.split(",")] if chosen.class_names else None
     work = training(
@@ -147,8 +146,8 @@ def _saved(model: Model, out: Path) -> Path:
     return out
 
 
-def _tell(dataset: Dataset, settings: TrainSettings) -> bool:
-    """Say what is in the data and what is wrong with it; whether it can be used."""
+def _tell(dataset: Dataset, settings: TrainSettings) -> None:
+    """Say what is in the data and what is wrong with it; some of that keeps it from being used."""
     from napari_unet.core.datasets import check, describe
 
     print(describe(dataset, settings.what))
@@ -163,7 +162,6 @@ def _tell(dataset: Dataset, settings: TrainSettings) -> bool:
             f"{n_fatal} problem{'s keep' if n_fatal > 1 else ' keeps'} the data from being used. "
             f"Mend or remove the files that are named above."
         )
-    return True
 
 
 def _checked_out(chosen: argparse.Namespace) -> Path:

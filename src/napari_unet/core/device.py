@@ -115,11 +115,19 @@ def processor_has_bfloat16() -> bool:
         return False
 
 
-def autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Mixed precision for training where the device gains from it, else nothing."""
+def autocast(device: torch.device, dims: int = 2) -> AbstractContextManager[object]:
+    """Mixed precision for training where the device gains from it, else nothing.
+
+    NOTE: not for the gradients of volumes on a processor. Where a 3D convolution sees two slices,
+    torch 2.13 gives other ones of its bfloat16 weights each time, some of them no numbers.
+
+    Parameters
+    ----------
+    dims : of what the network learns from, 2 or 3; without gradients volumes do no harm.
+    """
     if device.type == "cuda" and torch.cuda.is_bf16_supported():
         return torch.autocast("cuda", dtype=torch.bfloat16)
-    if device.type == "cpu" and processor_has_bfloat16():
+    if device.type == "cpu" and dims == 2 and processor_has_bfloat16():
         return torch.autocast("cpu", dtype=torch.bfloat16)
     return nullcontext()
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -160,7 +159,7 @@ def _train(
             # NOTE: without it torch 2.13 crashes on a processor if a group norm comes first.
             image.requires_grad_(device.type == "cpu")
             target = seen(target.to(device), facts.fit)
-            with _arithmetic(device, model.config.dims):
+            with autocast(device, model.config.dims):
                 logits = network(image)
             log_classes = class_log_probabilities(logits, about.output_class, about.outcome)
             painted = masked_cross_entropy(log_classes, target) + masked_dice(log_classes, target)
@@ -189,15 +188,6 @@ def _train(
         network.load_state_dict(best_weights)
     entry = _entry(model, plan, settings, before, step, ready)
     return _finished(model, network, entry, scorer, start)
-
-
-def _arithmetic(device: torch.device, dims: int) -> AbstractContextManager[object]:
-    """Mixed precision where the device gains from it.
-
-    NOTE: not for volumes on a processor. Where a layer sees just two slices, torch 2.13 gives
-    other gradients each time with 16 bits, some of them no numbers.
-    """
-    return nullcontext() if device.type == "cpu" and dims == 3 else autocast(device)
 
 
 def _learning_rate(step: int, settings: FineTuneSettings) -> float:

@@ -103,8 +103,7 @@ def masked_cross_entropy(
         A scalar; zero, with a gradient of zero, if no pixel has a target.
     """
     known = target != IGNORE
-    index = torch.where(known, target, 0).long()
-    losses = -log_probabilities.gather(1, index[:, None])[:, 0]  # (b, ...)
+    losses = -log_probabilities.gather(1, _index(target)[:, None])[:, 0]  # (b, ...)
     counted = known.float() if weights is None else known * weights
     return (losses * counted).sum() / counted.sum().clamp(min=1e-6)
 

@@ -20,7 +20,13 @@ from napari_unet.core.engine.source import continued
 from napari_unet.core.losses import class_log_probabilities
 from napari_unet.core.model import Description, Model
 
-__all__ = ["Scorer", "agreement", "memory_format", "whole_picture_classes"]
+__all__ = [
+    "Scorer",
+    "agreement",
+    "memory_format",
+    "whole_picture_classes",
+    "whole_picture_logits",
+]
 
 MAX_BLOCKS = 8
 MAX_MEMORIES = 4
@@ -42,17 +48,23 @@ def memory_format(dims: int) -> torch.memory_format:
     return torch.channels_last if dims == 2 else torch.contiguous_format
 
 
+def whole_picture_logits(network: nn.Module, image: Tensor, fit: Fit) -> Tensor:
+    """What a network says `(1, output, [z,] y, x)` of all of `(c, [z,] y, x)`, mirrored to fit."""
+    shape = tuple(image.shape[1:])
+    each = zip(fit.before, fit.size_for(shape), strict=True)
+    image = continued(image, tuple((-before, size - before) for before, size in each))
+    logits: Tensor = network(image[None].contiguous(memory_format=memory_format(len(shape))))
+    whole = (..., *(slice(n) for n in shape))  # without what was added to fit
+    return logits[whole]
+
+
 @torch.inference_mode()
 def whole_picture_classes(
     network: nn.Module, image: Tensor, fit: Fit, about: Description
 ) -> Tensor:
     """Likeliest class `([z,] y, x)` of the pixels of `(c, [z,] y, x)`, mirrored to fit."""
-    shape = tuple(image.shape[1:])
-    each = zip(fit.before, fit.size_for(shape), strict=True)
-    image = continued(image, tuple((-before, size - before) for before, size in each))
     with autocast(image.device):
-        logits = network(image[None].contiguous(memory_format=memory_format(len(shape))))
-    logits = logits[(..., *(slice(n) for n in shape))]
+        logits = whole_picture_logits(network, image, fit)
     return class_log_probabilities(logits, about.output_class, about.outcome)[0].argmax(dim=0)
 
 

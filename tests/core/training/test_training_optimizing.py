@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from napari_unet.core.training import optimizing
+from napari_unet.core import device
 from napari_unet.core.training.optimizing import (
     Average,
     arithmetic,
@@ -115,9 +115,7 @@ def test_each_step_has_seeds_of_its_own():
 
 
 def test_arithmetic(monkeypatch):
-    monkeypatch.setattr(
-        optimizing, "autocast", lambda device: torch.autocast("cpu", torch.bfloat16)
-    )
+    monkeypatch.setattr(device, "processor_has_bfloat16", lambda: True)
 
     def kind(**changes):
         with arithmetic(CPU, settings(**changes)):
@@ -125,7 +123,7 @@ def test_arithmetic(monkeypatch):
 
     assert kind() == torch.bfloat16
     assert kind(precision="full") == torch.float32
-    assert kind(dims=3) == torch.float32  # NOTE: see `arithmetic`
+    assert kind(dims=3) == torch.float32  # NOTE: see `autocast`
 
 
 def test_float16_needs_its_gradients_scaled(monkeypatch):

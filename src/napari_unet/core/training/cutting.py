@@ -12,7 +12,7 @@ from napari_unet.core.instances import objects_of
 from napari_unet.core.metrics import ObjectScores, object_scores
 from napari_unet.core.settings import ObjectSettings
 from napari_unet.core.training.outputs import Outputs
-from napari_unet.core.training.pictures import Picture
+from napari_unet.core.training.pictures import Picture, middle_of
 
 __all__ = ["object_settings_for"]
 
@@ -42,7 +42,10 @@ def object_settings_for(
     if outputs.inside is not None or outputs.what == "classes":
         return settings
     step = -(-len(pictures) // MAX_PICTURES)
-    shown = [_middle(picture.labels, picture.target) for picture in pictures[::step]]
+    shown = []
+    for picture in pictures[::step]:
+        part = middle_of(picture.shape, SIZE[picture.labels.ndim])
+        shown.append((picture.labels[part], picture.target[part]))
     found = {n: _f1(shown, replace(settings, split=n)) for n in SPLITS}
     best = max(found.values())
     spared = SPARED if split == "gap" else 0.0
@@ -56,16 +59,6 @@ def _least_size(pictures: Sequence[Picture]) -> int:
     if known.size == 0:
         return ObjectSettings().min_size
     return min(ObjectSettings().min_size, int(np.percentile(known, 5)) // 4)
-
-
-def _middle(
-    labels: npt.NDArray[np.integer], target: npt.NDArray[np.uint8]
-) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.uint8]]:
-    sides = []
-    for have, want in zip(labels.shape, SIZE[labels.ndim], strict=True):
-        start = max(0, (have - want) // 2)
-        sides.append(slice(start, start + want))
-    return labels[tuple(sides)], target[tuple(sides)]
 
 
 def _f1(

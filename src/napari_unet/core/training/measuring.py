@@ -9,19 +9,18 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from napari_unet.core.corrections import IGNORE
 from napari_unet.core.engine.fitting import Fit
-from napari_unet.core.engine.source import continued
 from napari_unet.core.instances import classes_of, objects_of
-from napari_unet.core.metrics import ObjectScores, object_scores
+from napari_unet.core.metrics import ClassScores, ObjectScores, class_scores, object_scores
 from napari_unet.core.model import Description
 from napari_unet.core.normalization import match_channels, normalise
 from napari_unet.core.outcomes import probabilities_of
-from napari_unet.core.scoring import memory_format
+from napari_unet.core.scoring import whole_picture_logits
 from napari_unet.core.training.optimizing import arithmetic
-from napari_unet.core.training.pictures import Picture
+from napari_unet.core.training.pictures import Picture, middle_of
 from napari_unet.core.training.settings import TrainSettings
 
 __all__ = ["Measurement", "Measurer", "SamplePrediction"]
@@ -94,7 +93,7 @@ class Measurer:
     ) -> None:
         self._settings, self._about, self._fit, self._device = settings, about, fit, device
         chosen, size = _affordable(pictures, settings.dims, int(SHARE * n_trained))
-        self._pictures = [(picture, _middle(picture.shape, size)) for picture in chosen]
+        self._pictures = [(picture, middle_of(picture.shape, size)) for picture in chosen]
 
     @property
     def score_name(self) -> str:
@@ -111,43 +110,45 @@ class Measurer:
         if not self._pictures:
             return Measurement()
         n_classes = len(self._about.class_names)
-        table = np.zeros((n_classes, n_classes), np.int64)  # truth, found
+        classes = ClassScores(confusion=np.zeros((n_classes, n_classes), np.int64))
         objects = ObjectScores(n_true_positive=0, n_false_positive=0, n_false_negative=0)
         sample = None
         for picture, part in self._pictures:
             raw, truth = picture.image[:, *part], picture.labels[part]
             unknown = (picture.target[part] == IGNORE) | (truth < 0)
             outputs = self._outputs(network, normalise(raw, picture.scale))
-            table += self._table(outputs, truth, unknown)
+            classes += self._classes(outputs, truth, unknown)
             predicted, truth = self._labels(outputs, truth, unknown)
             if self._settings.what == "objects":
                 objects += object_scores(predicted, truth)
             if sample is None:
                 sample = _sample(picture.key, raw, truth, predicted)
-        scores = {"iou": _mean_iou(table)}
+        scores = {"iou": _mean_iou(classes)}
         if self._settings.what == "objects":
             scores["f1"] = round(objects.f1, 4)
         return Measurement(scores=scores, sample=sample)
 
+    @torch.inference_mode()
     def _outputs(
         self, network: nn.Module, image: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float32]:
         """Probabilities `(output, [z,] y, x)` of `(c, [z,] y, x)`, mirrored to fit."""
         shown = torch.from_numpy(match_channels(image, self._about.in_channels)).to(self._device)
-        return _forward(network, shown, self._fit, self._about, self._settings).cpu().numpy()
+        with arithmetic(self._device, self._settings):
+            logits = whole_picture_logits(network, shown, self._fit)
+        return probabilities_of(logits, self._about.outcome)[0].cpu().numpy()
 
-    def _table(
+    def _classes(
         self,
         outputs: npt.NDArray[np.float32],
         truth: npt.NDArray[np.integer],
         unknown: npt.NDArray[np.bool_],
-    ) -> npt.NDArray[np.int64]:
+    ) -> ClassScores:
         """How many px of each class were found to be of each class."""
         found = classes_of(outputs, self._about.output_class)
         classes = np.minimum(truth, 1) if self._settings.what == "objects" else truth
         n = len(self._about.class_names)
-        both = classes[~unknown].astype(np.int64) * n + found[~unknown]
-        return np.bincount(both, minlength=n * n).reshape(n, n)  # (class, class)
+        return class_scores(found[~unknown], classes[~unknown], n, ignore=None)
 
     def _labels(
         self,
@@ -162,19 +163,6 @@ class Measurer:
         else:
             found = classes_of(outputs, about.output_class).astype(np.int32)
         return np.where(unknown, 0, found), np.where(unknown, 0, truth)
-
-
-@torch.inference_mode()
-def _forward(
-    network: nn.Module, image: Tensor, fit: Fit, about: Description, settings: TrainSettings
-) -> Tensor:
-    shape = tuple(image.shape[1:])
-    each = zip(fit.before, fit.size_for(shape), strict=True)
-    image = continued(image, tuple((-before, size - before) for before, size in each))
-    with arithmetic(image.device, settings):
-        logits = network(image[None].contiguous(memory_format=memory_format(len(shape))))
-    whole = (slice(None), *(slice(n) for n in shape))  # without what was added to fit
-    return probabilities_of(logits, about.outcome)[0][whole]
 
 
 def _affordable(
@@ -200,17 +188,9 @@ def _affordable(
     return [pictures[i * len(pictures) // n] for i in range(n)], size
 
 
-def _middle(shape: tuple[int, ...], size: tuple[int, ...]) -> tuple[slice, ...]:
-    """The part of that size in the middle."""
-    starts = [max(0, (have - want) // 2) for have, want in zip(shape, size, strict=True)]
-    return tuple(slice(start, start + want) for start, want in zip(starts, size, strict=True))
-
-
-def _mean_iou(table: npt.NDArray[np.int64]) -> float:
-    """Mean over the classes that are in the truth, from counts `(truth, found)`."""
-    here = table.sum(axis=1) > 0
-    union = table.sum(axis=1) + table.sum(axis=0) - np.diag(table)
-    ious = np.diag(table)[here] / union[here]
+def _mean_iou(scores: ClassScores) -> float:
+    """Mean over the classes that are in the truth."""
+    ious = scores.iou[scores.confusion.sum(axis=1) > 0]
     return round(float(ious.mean()), 4) if ious.size else 0.0
 
 
@@ -221,7 +201,7 @@ def _sample(
     predicted: npt.NDArray[np.integer],
 ) -> SamplePrediction:
     middle = () if truth.ndim == 2 else (truth.shape[0] // 2,)
-    part = _middle(truth.shape[-2:], (SAMPLE_SIZE, SAMPLE_SIZE))
+    part = middle_of(truth.shape[-2:], (SAMPLE_SIZE, SAMPLE_SIZE))
     return SamplePrediction(
         key=key,
         image=raw[(slice(None), *middle, *part)].copy(),

@@ -51,16 +51,12 @@ def _has_bfloat16(device: torch.device) -> bool:
 
 
 def arithmetic(device: torch.device, settings: TrainSettings) -> AbstractContextManager[object]:
-    """16-bit arithmetic where the device gains from it, unless "full" was chosen.
-
-    NOTE: not for volumes on a processor. Where a 3D convolution sees two slices, torch 2.13 gives
-    other gradients of its bfloat16 weights each time, some of them no numbers.
-    """
-    if settings.precision == "full" or (device.type == "cpu" and settings.dims == 3):
+    """16-bit arithmetic where the device gains from it, unless "full" was chosen."""
+    if settings.precision == "full":
         return nullcontext()
     if not _has_bfloat16(device):
         return torch.autocast("cuda", dtype=torch.float16)
-    return autocast(device)
+    return autocast(device, settings.dims)
 
 
 def needs_scaling(device: torch.device, settings: TrainSettings) -> bool:

@@ -102,7 +102,11 @@ def draw_batch(
     device: torch.device,
 ) -> Batch:
     """Draw a batch: any group, any picture of it, any value there, any place with that value."""
-    crops = [_draw(pictures, plan, generator) for _ in range(plan.n_patches)]
+    groups: dict[str, list[Picture]] = {}
+    for picture in pictures:
+        groups.setdefault(picture.group, []).append(picture)
+    alike = [groups[name] for name in sorted(groups)]
+    crops = [_draw(alike, plan, generator) for _ in range(plan.n_patches)]
     has_weights = crops[0].weights is not None
     return augment_batch(
         [crop.image for crop in crops],
@@ -116,10 +120,8 @@ def draw_batch(
     )
 
 
-def _draw(pictures: Sequence[Picture], plan: PatchPlan, generator: torch.Generator) -> Crop:
-    groups = sorted({picture.group for picture in pictures})
-    group = groups[integer(len(groups), generator)]
-    mine = [picture for picture in pictures if picture.group == group]
+def _draw(groups: Sequence[Sequence[Picture]], plan: PatchPlan, generator: torch.Generator) -> Crop:
+    mine = groups[integer(len(groups), generator)]
     picture = mine[integer(len(mine), generator)]
     values = sorted(picture.places)
     places = picture.places[values[integer(len(values), generator)]]

@@ -24,7 +24,15 @@ from napari_unet.core.separation import separation_map, touching_lines
 from napari_unet.core.training.outputs import MAX_CLASSES, Outputs
 from napari_unet.core.training.settings import TrainSettings
 
-__all__ = ["Picture", "channels_of", "classes_in", "pictures_of", "pixel_size_of", "target_of"]
+__all__ = [
+    "Picture",
+    "channels_of",
+    "classes_in",
+    "middle_of",
+    "pictures_of",
+    "pixel_size_of",
+    "target_of",
+]
 
 MAX_PLACES = 1 << 14
 """Of each value of a target, so many places are remembered at most."""
@@ -119,6 +127,12 @@ def pixel_size_of(pairs: Iterable[Pair]) -> float | None:
     sizes = [pair.image.pixel_size.get("x") for pair in pairs]
     known = [size for size in sizes if size is not None]
     return float(np.median(known)) if known and len(known) == len(sizes) else None
+
+
+def middle_of(shape: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
+    """The part of that size in the middle."""
+    starts = [max(0, (have - want) // 2) for have, want in zip(shape, size, strict=True)]
+    return tuple(slice(start, start + want) for start, want in zip(starts, size, strict=True))
 
 
 def pictures_of(

@@ -25,9 +25,7 @@ __all__ = [
 ]
 
 LossName = Literal["cross-entropy", "dice", "dice+cross-entropy", "focal", "tversky"]
-LOSSES: tuple[LossName, ...] = (
-    "cross-entropy", "dice", "dice+cross-entropy", "focal", "tversky",
-)  # fmt: skip
+LOSSES: tuple[LossName, ...] = get_args(LossName)
 OptimizerName = Literal["adamw", "adam", "sgd"]
 ScheduleName = Literal["constant", "cosine", "poly"]
 
