@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from napari_unet.core.device import Device
 from napari_unet.core.errors import TrainingError
 from napari_unet.core.image import make_image
 from napari_unet.core.live import batches as batches_module
@@ -317,6 +318,17 @@ def test_the_device_is_lost(tiny_model, monkeypatch):
     assert learner.device.type == "cpu"
     assert (weights_id(learner.network), learner.weights_step) == (there, state.step)
     assert learner.step() is not None
+
+
+def test_what_was_learned_outlives_the_device(tiny_model):
+    lost = replace(tiny_model, device=Device(name="meta", label="", reason=""))
+    learner = taught(lost)
+    while learner.n_steps < 2:
+        learner.step()
+    outcome = outcome_of(learner, 0.0)
+    assert outcome.after["memory"] > 0
+    assert outcome.model.device.name == "cpu"
+    assert all(weights.device.type == "cpu" for weights in outcome.model.network.parameters())
 
 
 def test_a_loss_that_is_no_number(tiny_model):
