@@ -71,6 +71,9 @@ class Batches:
     def draw(self, since: int, n_steps: int, old: nn.Module, device: torch.device) -> Batch:
         """A batch, `since` steps after the last stroke and `n_steps` from the very start.
 
+        Old answers to new pieces are asked for one by one, and not in the first steps, which
+        are to show soon. Until then a batch comes without answers, to be asked for its patches.
+
         Parameters
         ----------
         old, device : the network before, for its answers, and where it is.
@@ -81,10 +84,13 @@ class Batches:
         if since < FOCUS:
             n_new = max(n_new, n - 1)
         patches = []
+        may_ask = since >= FOCUS  # NOTE: the old answer to a whole piece takes half a step
         for i in range(n):
             recent = self._recent(i, since) if i < n_new else None
             piece, place = recent or self._any(values[(i + n_steps) % len(values)])
-            self._answer(piece, old, device)
+            if may_ask and piece.answer is None:
+                self._answer(piece, old, device)
+                may_ask = False
             patch = cut(piece, near(place, plan.spread, self._random), plan.shape)
             patches.append(varied(patch, self._random))
         patches += [self._remembered(plan, old, device) for _ in range(plan.n_memories)]

@@ -190,9 +190,14 @@ class Learner:
         return loss
 
     def _pace(self) -> float:
-        """Share of the learning rate: full after a stroke, down along a cosine to nearly none."""
+        """Share of the learning rate: full after a stroke, down along a cosine to nearly none.
+
+        The very first step is half as long: Adam moves each weight equally far then, whether it
+        matters or not.
+        """
         share = min(1.0, self._since / self.settings.settle)
-        return LEAST_RATE + (1 - LEAST_RATE) * 0.5 * (1 + math.cos(math.pi * share))
+        pace = LEAST_RATE + (1 - LEAST_RATE) * 0.5 * (1 + math.cos(math.pi * share))
+        return pace if self.n_steps else pace / 2
 
     def _learn(self, batch: Batch) -> float:
         loss = self._gradients(batch)

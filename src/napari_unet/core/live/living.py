@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from napari_unet.core.device import release_memory
 from napari_unet.core.errors import TrainingError, UNetLiveError
-from napari_unet.core.live.inbox import Busy, Forget, Inbox, Looking
+from napari_unet.core.live.inbox import Busy, Forget, Inbox, Looking, Painted
 from napari_unet.core.live.learner import Learner
 from napari_unet.core.live.outcome import LiveOutcome, outcome_of
 from napari_unet.core.live.settings import LiveSettings
@@ -35,8 +35,8 @@ LEAST_PIECE = 192
 """Edge of the smallest pieces that a view is predicted in, in px."""
 LONG = 0.3
 """A piece that takes so many seconds is too large."""
-FIRST_LOOK = 5
-"""Steps from a stroke to the first look: what changes before is not yet for the better."""
+NEXT_LOOK = 3
+"""Steps from one look to the next at least; the first look comes after the first step."""
 SCORE_EVERY = 25
 """Steps from one score to the next."""
 
@@ -86,7 +86,7 @@ class _Gaze:
         self._rest_version = -1
 
     def take(self, messages: list[Message]) -> None:
-        """Look elsewhere, or pause."""
+        """Look elsewhere, pause, or leave what was begun before a stroke."""
         for message in messages:
             if isinstance(message, Busy):
                 self.is_busy = message.is_busy
@@ -97,6 +97,8 @@ class _Gaze:
                         image=message.image, index=message.index, window=message.window
                     )
                 self._pending, self._version, self._rest_version = iter(()), -1, -1
+            elif isinstance(message, Painted):
+                self._pending = iter(())  # what is old by now would only delay the first step
             elif isinstance(message, Forget) and self._shows(message.key):
                 self.view = None
 
@@ -109,10 +111,10 @@ class _Gaze:
             return False
         if self._version < 0 or learner.is_settled:
             return self._version != learner.version
-        since = learner.steps_since
-        return since >= FIRST_LOOK and learner.version - self._version >= max(
-            FIRST_LOOK, since // 4
-        )
+        since, new = learner.steps_since, learner.version - self._version
+        if since <= new:  # nothing was seen of the newest stroke yet
+            return since > 0
+        return new >= max(NEXT_LOOK, since // 4)
 
     def next(self, learner: Learner) -> View | None:
         """The next piece to predict, if any."""

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import numpy as np
 import torch
 
-from napari_unet.core.engine.facts import general_facts
+from napari_unet.core.device import Device, choose_device
 from napari_unet.core.live.learner import Learner
 from napari_unet.core.model import Model, Round, weights_id
 from napari_unet.core.rehearsal import rehearsal_images
@@ -63,7 +63,8 @@ def model_of(
         return model
     network = copy.deepcopy(learner.network).requires_grad_(False).eval()
     network = network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    network = network.to(model.device.torch_device)
+    device = _device_of(learner)
+    network = network.to(device.torch_device)
     entry = Round(
         id=weights_id(network),
         parent=model.id,
@@ -75,15 +76,22 @@ def model_of(
         n_corrected=learner.paint.n_trained,
         seconds=round(time.monotonic() - started, 1),
     )
-    return replace(model, network=network, id=entry.id, history=(*model.history, entry))
+    history = (*model.history, entry)
+    return replace(model, network=network, id=entry.id, history=history, device=device)
+
+
+def _device_of(learner: Learner) -> Device:
+    """Where the model was; the processor if that device was lost meanwhile."""
+    device = learner.model.device
+    return device if learner.device == device.torch_device else choose_device("cpu")
 
 
 def _scores(learner: Learner) -> tuple[dict[str, float], dict[str, float]]:
     """On held-out corrections and on other pictures, before and after, measured alike."""
     model = learner.model
     memories = rehearsal_images(model)
-    general_facts(model.network, model.config.in_channels, model.config.dims)
-    scorer = Scorer(replace(model, network=learner.old), [], [], [], memories)
+    old = replace(model, network=learner.old, device=_device_of(learner))
+    scorer = Scorer(old, [], [], [], memories)
     found = []
     for network in (learner.old, learner.network):
         scores = scorer.score(network)
