@@ -108,7 +108,7 @@ def teller(tiny_model):
 
 
 def progress(seen=None):
-    return SimpleNamespace(done=1, total=2, message="Learning", seen=seen)
+    return SimpleNamespace(done=1, total=2, message="Learning", seen=seen, temperature=None)
 
 
 def seen(foreground, index=(0,), key="here", n_steps=3):

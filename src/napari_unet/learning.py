@@ -200,10 +200,13 @@ class _Teller:
         self._about, self._desk = model.description, desk
         self._numbers: Numbers | None = None
         self._doubts: Tiles | None = None
+        self._temperature = 1.0
 
     def tell(self, progress: LiveProgress) -> News:
         """News of one progress."""
         shown = None
+        if progress.temperature is not None:
+            self._temperature = progress.temperature
         if progress.seen is not None and progress.seen.key == self._desk.key:
             shown = self._shown(progress.seen)
             self._note_doubt(progress.seen)
@@ -232,7 +235,7 @@ class _Teller:
 
         if self._doubts is None:
             self._doubts = Tiles(self._desk.labels().shape[-2:], np.uint8)
-        doubt = 255 * uncertain(seen.outputs, self._about.output_class)
+        doubt = 255 * uncertain(seen.outputs, self._about.output_class, self._temperature)
         self._doubts.write(seen.index, seen.window, doubt.astype(np.uint8))
 
     def _places(self) -> tuple[Place, ...] | None:

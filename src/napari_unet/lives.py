@@ -15,10 +15,11 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_unet.jobs import Job
 from napari_unet.learning import Desk, Look, News, learning, measuring
-from napari_unet.scenes import Blocks, Point, Scene, View, is_enough
+from napari_unet.scenes import Blocks, Point, Scene, View, is_enough, name_of
 
 if TYPE_CHECKING:
     from napari_unet.core.live.images import LiveImage
+    from napari_unet.core.live.states import State
     from napari_unet.rounds import Trial
     from napari_unet.session import Session
 
@@ -57,6 +58,7 @@ class Lives(QObject):
     n_strokes, n_steps : since it was switched on.
     is_up_to_date : whether the newest strokes have been learned from and the view shows it.
     message : what the worker does.
+    states : what can be returned to, oldest first; the first is the model from before.
     shows_before : whether the result of the model from before is shown.
     """
 
@@ -95,6 +97,7 @@ class Lives(QObject):
         self._told_view: View | None = None
         self._looked_at: dict[tuple[int, ...], list[tuple[slice, slice]]] = {}
         self.curve: list[Point] = []
+        self.states: tuple[State, ...] = ()
         self.n_strokes = self.n_steps = self._due_step = 0
         self.is_settled, self.is_up_to_date, self.shows_before = True, False, False
         self.message = ""
@@ -295,20 +298,20 @@ class Lives(QObject):
         if news.places is not None:
             self._go_to(news.places)
         live = news.live
-        was = (self.message, self.is_up_to_date, self.is_settled)
+        was = (self.message, self.is_up_to_date, self.is_settled, self.states)
         if live is not None and news.message not in (*ROUTINE, self.message):
             self._session.say("info", news.message)
         self.message = news.message
         if live is not None:
             self.heard.emit(live)
-            self.n_steps, self.is_settled = live.step, live.is_settled
+            self.n_steps, self.is_settled, self.states = live.step, live.is_settled, live.states
             if live.seen is not None and live.seen.is_view:
                 learned = live.seen.n_steps >= self._due_step or live.is_settled
                 self.is_up_to_date = learned and live.seen.n_steps > 0
             if live.loss is not None or live.score is not None:
                 self._note(live)
                 self.progressed.emit(news)
-        if was != (self.message, self.is_up_to_date, self.is_settled):
+        if was != (self.message, self.is_up_to_date, self.is_settled, self.states):
             self.changed.emit()
 
     def _note(self, live: Any) -> None:
@@ -349,6 +352,13 @@ class Lives(QObject):
             self.shows_before = before
             self.scene.watching.show_before(before)
             self.changed.emit()
+
+    def go_back_to(self, state: State) -> None:
+        """Return to a state of the weights; training rests until the next stroke."""
+        from napari_unet.core.live.inbox import GoBack
+
+        self._put(GoBack(state=state.number))
+        self._session.say("info", f"Back at {name_of(state)}. Paint on, or end with Keep.")
 
     def next_place(self) -> None:
         """Go to where the model is most in doubt and nobody has looked yet."""

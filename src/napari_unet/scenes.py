@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from napari_unet.core.corrections import Blocks
 from napari_unet.core.image import Image
 from napari_unet.core.settings import SegmentSettings
 from napari_unet.works import Target
 
-__all__ = ["Blocks", "Point", "Scene", "View", "Watching", "is_enough"]
+if TYPE_CHECKING:
+    from napari_unet.core.live.states import State
+
+__all__ = ["Blocks", "Point", "Scene", "View", "Watching", "is_enough", "name_of"]
 
 N_NEEDED = 8
 """So many strokes are compared with as many before them to say whether more help."""
@@ -91,6 +94,14 @@ class Point:
     score: float | None
     n_strokes: int
     n_corrected: Mapping[str, int]
+
+
+def name_of(state: State) -> str:
+    """A state in the words of the window."""
+    if state.number == 0:
+        return "the model from before"
+    score = "" if state.score is None else f", score {state.score:.2f}"
+    return f"state {state.number} (step {state.step}{score})"
 
 
 def is_enough(curve: Sequence[Point]) -> bool | None:

@@ -137,6 +137,25 @@ def test_go_back_brings_model_and_result_back(live, session, stage, idle, click,
     assert len(session.rounds) == 1  # and the round, for whoever thinks again
 
 
+def test_each_state_can_be_returned_to(learned, session, click, idle, qtbot):
+    lives = session.lives
+    assert learned.states_line.isHidden() or len(lives.states) > 1
+    qtbot.waitUntil(lambda: len(lives.states) == 2 and lives.is_settled, timeout=20_000)
+    names = [learned.states.itemText(i) for i in range(learned.states.count())]
+    assert names[0] == "the model from before"
+    assert names[1].startswith("state 1 (step ")
+    assert not learned.states_line.isHidden()
+    before = session.model
+    learned.states.activated.emit(0)
+    assert session.message == ("info", "Back at the model from before. Paint on, or end with Keep.")
+    qtbot.wait(300)
+    assert lives.is_settled
+    click(learned.keep_button)
+    qtbot.waitUntil(off(session), timeout=20_000)
+    idle(session)
+    assert session.model.id == before.id  # its weights, not those that were learned
+
+
 def test_the_switch_leaves_the_decision_to_the_user(learned, live, session, qtbot, idle):
     learned.switch.setChecked(False)
     qtbot.waitUntil(lambda: not session.lives.is_on and session.trial is not None, timeout=20_000)

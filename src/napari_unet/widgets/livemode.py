@@ -18,10 +18,10 @@ from napari_unet.core.settings import SegmentSettings
 from napari_unet.layers import ResultLayer
 from napari_unet.layers.watching import Watcher
 from napari_unet.layers.windows import WindowLayer
-from napari_unet.scenes import Scene
+from napari_unet.scenes import Scene, name_of
 from napari_unet.widgets.common import Step, segment
 from napari_unet.widgets.livecurves import LiveCurves
-from napari_unet.widgets.parts import Words, give_reason, hint, primary
+from napari_unet.widgets.parts import Words, combo, give_reason, hint, primary, row
 
 __all__ = ["LiveModeWidget"]
 
@@ -29,6 +29,7 @@ NEXT_KEY, BEFORE_KEY = "N", "B"
 DRAW_S = 0.3
 """The curves are drawn no more often than this."""
 NO_VERDICT = "Paint each class in several places: a part of that is held out to score on."
+STATES_TIP = "Show what the model had learned then, and go on from there with the next stroke."
 TIP = "The model learns from every stroke at once, and shows what it has learned where you look."
 
 
@@ -60,6 +61,9 @@ class LiveModeWidget(Step):
         self.next_button = QPushButton(f"Next uncertain place ({NEXT_KEY})")
         self.before_button = QPushButton(f"Before ({BEFORE_KEY})")
         self.before_button.setCheckable(True)
+        self.states = combo()
+        self.states.setPlaceholderText("a state from before")
+        self.states_line = QWidget()
         self.keep_button = primary("Keep")
         self.back_button = QPushButton("Go back")
         self.back_button.setMinimumHeight(34)
@@ -79,14 +83,12 @@ class LiveModeWidget(Step):
         inner.setSpacing(6)
         for part in (self.doing, self.verdict, self.curves, self.painted):
             inner.addWidget(part)
-        for left, right in (
-            (self.next_button, self.before_button),
-            (self.keep_button, self.back_button),
-        ):
-            line = QHBoxLayout()
-            line.addWidget(left, 1)
-            line.addWidget(right, 1)
-            inner.addLayout(line)
+        choice = QVBoxLayout(self.states_line)
+        choice.setContentsMargins(0, 0, 0, 0)
+        row(choice, "Return to", self.states, tip=STATES_TIP)
+        inner.addLayout(_beside(self.next_button, self.before_button))
+        inner.addWidget(self.states_line)
+        inner.addLayout(_beside(self.keep_button, self.back_button))
         self.panel.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
         self.form.addWidget(self.panel)
 
@@ -95,6 +97,7 @@ class LiveModeWidget(Step):
         self.switch.toggled.connect(self._on_switch_toggled)
         self.next_button.clicked.connect(lives.next_place)
         self.before_button.toggled.connect(lives.show_before)
+        self.states.activated.connect(self._on_states_activated)
         self.keep_button.clicked.connect(partial(lives.leave, True))
         self.back_button.clicked.connect(partial(lives.leave, False))
         lives.progressed.connect(self._on_lives_progressed)
@@ -180,6 +183,10 @@ class LiveModeWidget(Step):
     def _on_before_key(self) -> None:
         self.session.lives.show_before(not self.session.lives.shows_before)
 
+    def _on_states_activated(self, at: int) -> None:
+        self.session.lives.go_back_to(self.session.lives.states[at])
+        self.states.setCurrentIndex(-1)
+
     def _on_lives_ended(self, kept: bool | None) -> None:
         """After Keep the whole image is segmented as usual, by the model that was kept."""
         if kept and self.stage.source is not None and not self.session.is_busy:
@@ -233,6 +240,7 @@ class LiveModeWidget(Step):
             (self.switch, "End live mode; then keep what was learned, or go back."),
             (self.next_button, "Go to where the model is most in doubt."),
             (self.before_button, "Show the result of the model from before, or the newest one."),
+            (self.states, STATES_TIP),
             (self.keep_button, "End live mode and go on with what was learned."),
             (self.back_button, "End live mode and stay with the model from before."),
         ):
@@ -241,6 +249,7 @@ class LiveModeWidget(Step):
             self.before_button.setChecked(lives.shows_before)
         self.doing.setText(self._sentence())
         self.verdict.setText(lives.verdict or NO_VERDICT)
+        self._show_states()
         self._show_painted()
 
     def _sentence(self) -> str:
@@ -255,6 +264,16 @@ class LiveModeWidget(Step):
         if lives.is_settled:
             return f"Resting after {strokes} · {view}. Paint where it is wrong."
         return f"Learning from {strokes} · {view}"
+
+    def _show_states(self) -> None:
+        names = [name_of(state) for state in self.session.lives.states]
+        self.states_line.setVisible(len(names) > 1)
+        if names == [self.states.itemText(i) for i in range(self.states.count())]:
+            return  # an open list stays open
+        with signals_blocked(self.states):
+            self.states.clear()
+            self.states.addItems(names)
+            self.states.setCurrentIndex(-1)
 
     def _show_painted(self) -> None:
         saved = self.session.saved
@@ -271,3 +290,11 @@ class LiveModeWidget(Step):
             self._drawn_at = now
             self.curves.show_curve(self.session.lives.curve, self.stage.key)
             self._refresh()
+
+
+def _beside(left: QWidget, right: QWidget) -> QHBoxLayout:
+    """Two equally wide parts of a form."""
+    line = QHBoxLayout()
+    line.addWidget(left, 1)
+    line.addWidget(right, 1)
+    return line

@@ -16,6 +16,7 @@ from napari_unet.core.live.inbox import Forget, GoBack, Painted
 from napari_unet.core.live.learner import Learner
 from napari_unet.core.live.objective import BRAKE, MOST_DIVERGENCE, PULL, loss_of
 from napari_unet.core.live.outcome import outcome_of
+from napari_unet.core.live.scores import Exam
 from napari_unet.core.live.settings import LiveSettings
 from napari_unet.core.live.states import States
 from napari_unet.core.losses import output_probabilities
@@ -209,6 +210,17 @@ def test_states_can_be_returned_to(tiny_model):
     assert weights_id(learner.network) == tiny_model.id
     with pytest.raises(TrainingError, match="0, 1"):
         learner.go_back(7)
+
+
+def test_a_chosen_state_stays_even_if_another_one_scores_better(tiny_model, monkeypatch):
+    learner = taught(tiny_model)
+    scores = iter((0.9, 0.2, 0.2, 0.2, 0.2))
+    monkeypatch.setattr(Exam, "score", lambda *_: next(scores))
+    steps_of(learner, 2)
+    learner.score()
+    learner.go_back(0)
+    learner.prefer_best()
+    assert weights_id(learner.network) == tiny_model.id
 
 
 def test_states_take_bounded_memory():

@@ -158,5 +158,7 @@ def test_strokes_on_slices_teach_a_network_of_volumes():
 def test_an_image_smaller_than_a_patch():
     model = model_of(UNetConfig(widths=(4, 8)))
     truth = boxes(96)[:20, :47]
-    before, after, _ = learns(model, case_of(truth)[0], lines(truth, 6), truth, n_steps=QUICK.settle)
+    before, after, _ = learns(
+        model, case_of(truth)[0], lines(truth, 6), truth, n_steps=QUICK.settle
+    )
     assert after > before

@@ -36,6 +36,10 @@ LEAST_RATE = 0.01
 """Share of the learning rate that is left when training comes to rest."""
 LONGEST_MEAN = 0.95
 """What is shown is a moving mean of the weights: so much of it stays from step to step at most."""
+GROWN_UP = 15
+"""After so many steps in all, what is shown no longer jumps to the newest weights ..."""
+AT_ONCE = 0.35
+"""... at a stroke, but moves so much of the way with each step."""
 LEAST_PATCH = 32
 MOST_FAILURES = 3
 
@@ -234,9 +238,11 @@ class Learner:
         """Mean over about the last third of the steps since the last stroke.
 
         Single steps swing to and fro; their mean does not (Polyak and Juditsky 1992). Right after
-        a stroke it is short, so that the stroke shows at once.
+        a stroke it is short, so that the stroke shows at once: nothing but the newest weights
+        at the very first strokes, some steps later on, when there is more to lose.
         """
         share = 1 - min(LONGEST_MEAN, self._since / (self._since + 3))
+        share = min(share, max(AT_ONCE, 1 - self.n_steps / GROWN_UP))
         for mean, newest in zip(self._shown.parameters(), self._network.parameters(), strict=True):
             mean.lerp_(newest, share)
 
@@ -303,6 +309,7 @@ class Learner:
                 f"Choose one of {', '.join(str(s.number) for s in self.states)}."
             )
         self._load(weights, next(s.step for s in self.states if s.number == number))
+        self._standing.chosen()
         self._since = self.settings.settle
 
     def _load(self, weights: Weights, step: int) -> None:

@@ -56,6 +56,10 @@ class Standing:
         if has_new_strokes:
             self.since = None
 
+    def chosen(self) -> None:
+        """Somebody chose a state: nothing from before is preferred to it any more."""
+        self.ever = self.since = None
+
     def exam(self, network: nn.Module) -> Exam:
         """The exam on what is held out now. What was best until now has to sit it again.
 
