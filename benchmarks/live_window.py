@@ -26,8 +26,8 @@ from typing import Any
 
 import numpy as np
 from machines import processor, versions_of
-from qtpy.QtCore import QEvent, QPointF, Qt
-from qtpy.QtGui import QMouseEvent
+from qtpy.QtCore import QEvent, QPointF, Qt, QTimer
+from qtpy.QtGui import QImage, QMouseEvent
 from qtpy.QtWidgets import QApplication
 from responsiveness import BUTTON, HEAD, NO_BUTTON, PATIENCE, Hand, Heartbeat, camera, live
 
@@ -35,6 +35,7 @@ BETTER = 0.005
 """A gain of IoU that one sees."""
 WINDOW = (1100, 700)
 """Its size in px, as in `responsiveness.py`: on two cores, drawing a larger one takes both."""
+FILM_WIDTH = 800
 REST = 4.0
 """Seconds that the person looks on after a stroke."""
 
@@ -72,7 +73,7 @@ class Watched:
 class Bench:
     """A viewer with the dock, live mode and a person."""
 
-    def __init__(self, size: int, pictures: Path | None) -> None:
+    def __init__(self, size: int, pictures: Path | None, film: bool = False) -> None:
         import napari
 
         from napari_unet.core.simulation import SimulationSettings, simulate
@@ -84,7 +85,7 @@ class Bench:
         drawn = simulate(settings, seed=0)
         self.truth, self.pictures, self._n = drawn.labels > 0, pictures, 0
         self.viewer = napari.Viewer(title="live")
-        self.viewer.window.resize(*((1500, 1100) if pictures else WINDOW))
+        self.viewer.window.resize(*(WINDOW if pictures is None and not film else (1500, 1100)))
         self.viewer.add_image(drawn.image, name="cells")
         live(1.0)
         self.dock = LiveWidget(self.viewer)
@@ -204,6 +205,33 @@ class Bench:
         return phase.row()
 
 
+class Film:
+    """Pictures of the window, twice a second, as an animation."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench, self._frames = bench, []
+        self._clock = QTimer()
+        self._clock.timeout.connect(self._take)
+        self._clock.start(500)
+
+    def _take(self) -> None:
+        picture = self._bench.viewer.window._qt_window.grab().toImage()
+        picture = picture.scaledToWidth(FILM_WIDTH, Qt.TransformationMode.SmoothTransformation)
+        picture = picture.convertToFormat(QImage.Format.Format_RGB888)
+        height, width, step = picture.height(), picture.width(), picture.bytesPerLine()
+        pixels = np.frombuffer(picture.constBits().asstring(height * step), np.uint8)
+        self._frames.append(pixels.reshape(height, step)[:, : 3 * width].reshape(height, width, 3))
+
+    def save(self, path: Path) -> None:
+        """Write what was taken."""
+        from PIL import Image
+
+        self._clock.stop()
+        first, *others = (Image.fromarray(frame) for frame in self._frames)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        first.save(path, save_all=True, append_images=others, duration=400, loop=0, quality=55)
+
+
 def headline(size: int, traces: list[Watched]) -> str:
     """A row: the first stroke and the median of all, whatever each gained."""
     first = [trace.first(lambda iou, t=trace: iou > t.before + BETTER) for trace in traces]
@@ -224,7 +252,7 @@ def headline(size: int, traces: list[Watched]) -> str:
 
 def measured(size: int, chosen: argparse.Namespace) -> tuple[str, list[str]]:
     """The row of the headline, and the rows of painting."""
-    bench = Bench(size, chosen.pictures)
+    bench = Bench(size, chosen.pictures, chosen.animation is not None)
     rows = [bench.painting(f"{size} px, painting, live mode off", chosen.seconds)]
     layer = bench.stage.corrections().layer
     layer.data[...] = 0
@@ -234,7 +262,7 @@ def measured(size: int, chosen: argparse.Namespace) -> tuple[str, list[str]]:
     bench.until(lambda: bench.session.lives.message == "Waiting for strokes")
     live(3.0)
     bench.picture("on")
-    traces = []
+    traces, film = [], Film(bench) if chosen.animation else None
     for seed in range(chosen.strokes):
         trace = bench.stroke(seed)
         if trace is None:
@@ -243,6 +271,8 @@ def measured(size: int, chosen: argparse.Namespace) -> tuple[str, list[str]]:
         print(f"  {size} px, stroke {seed + 1}: {trace.before:.3f}", end=" ")
         print(*(f"{t:.2f}s:{i:.3f}" for t, i in zip(trace.times, trace.ious, strict=True)))
         bench.picture(f"stroke{seed + 1}")
+    if film is not None:
+        film.save(chosen.animation)
     rows.append(bench.painting(f"{size} px, painting, live mode on", chosen.seconds))
     bench.dock.livemode.keep_button.click()
     bench.until(lambda: not bench.session.lives.is_on and not bench.session.is_busy)
@@ -261,6 +291,7 @@ def main() -> None:
     parser.add_argument("--strokes", type=int, default=12)
     parser.add_argument("--seconds", type=float, default=8.0, help="of painting at random")
     parser.add_argument("--pictures", type=Path, help="where to keep pictures of the window")
+    parser.add_argument("--animation", type=Path, help="film the strokes (WebP), which slows them")
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
     found = []
