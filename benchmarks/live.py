@@ -50,7 +50,7 @@ from napari_unet.core.simulation import Simulated, SimulationSettings, simulate
 N_STROKES = 10
 MOMENTS = (0.5, 1.0, 1.5, 2.5, 5.0)
 """Seconds since the strokes came."""
-BETTER = 0.01
+BETTER = 0.005
 """A gain of IoU that one sees."""
 LONGEST = 60.0
 EACH = 5.0
@@ -69,8 +69,8 @@ class Trace:
 
     @property
     def final(self) -> float:
-        """When training has settled."""
-        return self.ious[-1]
+        """At the end."""
+        return self.ious[-1] if self.ious else self.before
 
     def at(self, seconds: float) -> float:
         """IoU so many seconds after the strokes came."""
@@ -78,8 +78,10 @@ class Trace:
         return shown[-1] if shown else self.before
 
     def until(self, share: float) -> float:
-        """Seconds until that share of the final gain was shown."""
+        """Seconds until that share of the final gain was shown; nan if there is none."""
         wanted = self.before + share * (self.final - self.before)
+        if self.final <= self.before + BETTER:
+            return float("nan")
         reached = (t for t, iou in zip(self.times, self.ious, strict=True) if iou >= wanted)
         return next(reached, float("nan"))
 

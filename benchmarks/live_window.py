@@ -20,54 +20,22 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from live import Trace
 from machines import processor, versions_of
 from qtpy.QtCore import QEvent, QPointF, Qt, QTimer
 from qtpy.QtGui import QImage, QMouseEvent
 from qtpy.QtWidgets import QApplication
 from responsiveness import BUTTON, HEAD, NO_BUTTON, PATIENCE, Hand, Heartbeat, camera, live
 
-BETTER = 0.005
-"""A gain of IoU that one sees."""
 WINDOW = (1100, 700)
 """Its size in px, as in `responsiveness.py`: on two cores, drawing a larger one takes both."""
 FILM_WIDTH = 800
 REST = 4.0
 """Seconds that the person looks on after a stroke."""
-
-
-@dataclass(slots=True)
-class Watched:
-    """One stroke: IoU shown when the mouse was released, and by seconds since."""
-
-    before: float
-    times: list[float] = field(default_factory=list)
-    ious: list[float] = field(default_factory=list)
-
-    def first(self, condition: Callable[[float], bool]) -> float:
-        """Seconds until what is shown fulfils it; nan if it never did."""
-        return next(
-            (t for t, iou in zip(self.times, self.ious, strict=True) if condition(iou)),
-            float("nan"),
-        )
-
-    @property
-    def final(self) -> float:
-        """IoU at the end of the rest."""
-        return self.ious[-1] if self.ious else self.before
-
-    def until(self, share: float) -> float:
-        """Seconds until so much of the gain of this stroke was shown; nan if none was."""
-        gain = self.final - self.before
-        if gain <= BETTER:
-            return float("nan")
-        return (
-            self.first(lambda iou: iou >= self.before + share * gain) if gain > BETTER else np.nan
-        )
 
 
 class Bench:
@@ -139,7 +107,7 @@ class Bench:
         event = QMouseEvent(kind, point, everywhere, cause, held, Qt.KeyboardModifier.NoModifier)
         QApplication.postEvent(self.canvas, event)
 
-    def stroke(self, seed: int) -> Watched | None:
+    def stroke(self, seed: int) -> Trace | None:
         """One stroke on the worst error, and what is shown until the person has rested."""
         from napari_unet.core.annotator import next_strokes
 
@@ -160,7 +128,7 @@ class Bench:
         for point in points:
             self.mouse(QEvent.Type.MouseMove, point, BUTTON)
             live(0.016)
-        watched = Watched(before=self.iou())
+        watched = Trace(before=self.iou())
 
         def on_drawn(event: Any = None) -> None:
             watched.times.append(time.monotonic() - released)
@@ -232,9 +200,9 @@ class Film:
         first.save(path, save_all=True, append_images=others, duration=400, loop=0, quality=55)
 
 
-def headline(size: int, traces: list[Watched]) -> str:
+def headline(size: int, traces: list[Trace]) -> str:
     """A row: the first stroke and the median of all, whatever each gained."""
-    first = [trace.first(lambda iou, t=trace: iou > t.before + BETTER) for trace in traces]
+    first = [trace.first for trace in traces]
     gains = [trace.final - trace.before for trace in traces]
 
     def middle(values: list[float]) -> str:

@@ -11,6 +11,7 @@ from napari_unet.core.device import Device
 from napari_unet.core.errors import TrainingError
 from napari_unet.core.image import make_image
 from napari_unet.core.live import batches as batches_module
+from napari_unet.core.live import learner as learner_module
 from napari_unet.core.live.images import live_image, painted_blocks
 from napari_unet.core.live.inbox import Forget, GoBack, Painted
 from napari_unet.core.live.learner import Learner
@@ -138,6 +139,52 @@ def test_strokes_stay_when_their_image_goes_unless_they_are_to_go_too(tiny_model
     assert learner.paint.n_blocks == 1
     assert learner.take([Forget(key=key, strokes=True)])
     assert learner.paint.n_blocks == 0
+
+
+def test_old_answers_do_not_delay_the_first_steps(tiny_model):
+    """They are asked for patch by patch at first, then piece by piece, one in each step."""
+    image, truth = inverted_case(600)
+    learner = Learner(tiny_model, replace(QUICK, memory=0.5, settle=40))
+    learner.take([message(image, painted(truth, rows=(8, 300, 580)))])
+    pieces = list(learner.paint.all())
+    assert len(pieces) > 3
+
+    def n_known():
+        return sum(piece.answer is not None for piece in pieces)
+
+    known = [n_known() for _ in range(30) if learner.step() is not None]
+    assert known[: batches_module.FOCUS - 1] == [0] * (batches_module.FOCUS - 1)
+    assert set(np.diff(known)) <= {0, 1}
+    assert known[-1] > 1
+
+
+def test_the_very_first_step_is_half_as_long(tiny_model):
+    learner = taught(tiny_model, replace(QUICK, memory=0.0))
+    rates = []
+    for _ in range(2):
+        learner.step()
+        rates.append(learner._optimizer.param_groups[0]["lr"])
+    assert rates[0] == pytest.approx(QUICK.learning_rate / 2)
+    assert rates[1] > rates[0]
+
+
+def test_what_is_shown_moves_on_without_a_jump_once_some_was_learned(tiny_model):
+    learner = taught(tiny_model, replace(QUICK, memory=0.0, settle=60))
+
+    def share():
+        """How much of the way to the newest weights was made by a step."""
+        before = [value.clone() for value in learner.network.parameters()]
+        learner.step()
+        after, newest = learner.network.parameters(), learner._network.parameters()
+        way = [(a - b, n - b) for a, b, n in zip(after, before, newest, strict=True)]
+        moved, all_of_it = (torch.cat([x.flatten() for x in one]) for one in zip(*way, strict=True))
+        return ((moved @ all_of_it) / (all_of_it @ all_of_it)).item()
+
+    assert share() == pytest.approx(1.0, abs=1e-3)  # the very first step shows at once
+    steps_of(learner, 20)
+    image, truth = inverted_case()
+    learner.take([message(image, painted(truth, rows=(8, 11, 34)))])
+    assert share() == pytest.approx(learner_module.AT_ONCE, abs=1e-3)
 
 
 def test_untouched_pixels_hold_to_the_old_answer(tiny_model):

@@ -12,6 +12,7 @@ from napari_unet.core.image import make_image
 from napari_unet.core.live import batches as batches_module
 from napari_unet.core.live import learner as learner_module
 from napari_unet.core.live import living as living_module
+from napari_unet.core.live import viewing as viewing_module
 from napari_unet.core.live.images import live_image, painted_blocks
 from napari_unet.core.live.inbox import Busy, Forget, GoBack, Inbox, Looking, Painted
 from napari_unet.core.live.living import living
@@ -86,6 +87,21 @@ def test_a_stroke_joins_and_the_view_follows(tiny_model, case):
     outcome = ended(work)
     assert outcome.model.id != tiny_model.id
     assert outcome.n_steps == outcome.model.history[-1].settings["steps_done"]
+
+
+def test_a_stroke_comes_before_the_rest_of_an_old_view(tiny_model, case, monkeypatch):
+    monkeypatch.setattr(
+        living_module, "pieces_of", lambda view, size: viewing_module.pieces_of(view, 32)
+    )
+    inbox = Inbox()
+    work = living(tiny_model, inbox, QUICK)
+    inbox.put(looking(case))
+    next(work), next(work)
+    assert next(work).seen is not None  # the first of nine pieces
+    inbox.put(stroke(case))
+    progress = list(islice(work, 12))
+    assert progress[0].step == 1  # at once
+    assert all(one.seen.version == 1 for one in progress[1:10])  # then all of the view
 
 
 def test_it_comes_to_rest_then_shows_the_rest_and_wakes(tiny_model, case):
