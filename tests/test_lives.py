@@ -62,6 +62,23 @@ def test_an_object_goes_on_across_the_edge_of_the_window():
     assert now[7, 3] not in (0, 9)
 
 
+def test_two_halves_of_an_object_become_one_at_the_edge_of_a_window():
+    shown = labels((9, (2, 6), (0, 4)), (4, (2, 6), (4, 8)))
+    numbers = Numbers(lambda: shown)
+    right = region((0, 8), (4, 8))
+    now = numbers.renumbered(right, labels((1, (2, 6), (4, 8)))[:, 4:])
+    assert now[3, 0] == 9
+    apart = numbers.renumbered(right, labels((1, (5, 8), (4, 8)))[:, 4:])
+    assert apart[5, 0] == 9  # it touches by a third of its edge, and has that number by now
+
+
+def test_what_hardly_touches_across_the_edge_stays_apart():
+    shown = labels((9, (0, 3), (0, 4)), (4, (2, 8), (4, 8)))
+    numbers = Numbers(lambda: shown)
+    now = numbers.renumbered(region((0, 8), (4, 8)), labels((1, (2, 8), (4, 8)))[:, 4:])
+    assert now[3, 0] == 4
+
+
 def test_objects_of_other_planes_keep_theirs():
     shown = np.stack([labels((1, (0, 2), (0, 2))), labels((2, (0, 2), (0, 2)))])
     numbers = Numbers(lambda: shown)

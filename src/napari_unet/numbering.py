@@ -108,9 +108,11 @@ def _common(part: slice, at: int) -> tuple[slice, slice]:
 class Numbers:
     """Numbers of objects that stay the same while their outlines change.
 
-    An object that is found again is the one that it overlaps most; a new one that touches a known
-    one across the edge of the window goes on from there. Numbers that are free again are used
-    again, so that they stay small: layers of 16 bits are drawn much faster than those of 32.
+    An object that goes on across the edge of the window keeps the number that it has there, if half
+    of its px at the edge touch that one. Any other one that is found again is the one that it
+    overlaps most; a new one may touch a known one across the edge by less. Numbers that are free
+    again are used again, so that they stay small: layers of 16 bits are drawn much faster than
+    those of 32.
 
     Parameters
     ----------
@@ -135,8 +137,10 @@ class Numbers:
         plane = self._known.read(region.index, around)
         old = plane[inner]
         numbers = np.zeros(int(found.max(initial=0)) + 1, np.int32)
+        contacts = _contacts(found, plane, *inner)
+        _match(numbers, *_pairs(*contacts, least=0.5))
         _match(numbers, *_overlaps(found, old))
-        _match(numbers, *_contacts(found, plane, *inner))
+        _match(numbers, *_pairs(*contacts))
         self._count(old, -1)
         missing = np.flatnonzero(numbers[1:] == 0) + 1
         numbers[missing] = self._free(missing.size, numbers)
@@ -181,7 +185,7 @@ def _overlaps(found: Labels, old: Labels) -> tuple[Labels, Labels]:
 
 
 def _contacts(found: Labels, plane: Labels, rows: slice, columns: slice) -> tuple[Labels, Labels]:
-    """Pairs that touch across the edge of the window."""
+    """What is found along the edge of the window, and what is known beyond it (0: nothing)."""
     inner: list[Labels] = [np.zeros(0, np.int64)]
     outer: list[Labels] = [np.zeros(0, np.int64)]
     height, width = plane.shape
@@ -192,18 +196,25 @@ def _contacts(found: Labels, plane: Labels, rows: slice, columns: slice) -> tupl
         (columns.stop < width, found[:, -1:], (rows, slice(columns.stop, columns.stop + 1))),
     ):
         if is_there:
-            known = plane[beyond]
-            both = (edge > 0) & (known > 0)
-            inner.append(edge[both])
-            outer.append(known[both])
-    return _pairs(np.concatenate(inner), np.concatenate(outer))
+            inner.append(edge[edge > 0])
+            outer.append(plane[beyond][edge > 0])
+    return np.concatenate(inner), np.concatenate(outer)
 
 
-def _pairs(ours: Labels, theirs: Labels) -> tuple[Labels, Labels]:
+def _pairs(ours: Labels, theirs: Labels, least: float = 0.0) -> tuple[Labels, Labels]:
+    """Pairs of objects, 0 in `theirs` for none, that share most px first.
+
+    Parameters
+    ----------
+    least : the share of the px of ours that a pair must have.
+    """
     if ours.size == 0:
         return ours, theirs
     factor = int(theirs.max()) + 1
     codes, n_shared = np.unique(ours.astype(np.int64) * factor + theirs, return_counts=True)
+    enough = n_shared >= least * np.bincount(ours)[codes // factor]
+    enough &= codes % factor > 0
+    codes, n_shared = codes[enough], n_shared[enough]
     codes = codes[np.argsort(-n_shared, kind="stable")]
     return codes // factor, codes % factor
 
