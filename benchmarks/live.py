@@ -249,7 +249,8 @@ def minutes(model: Model, size: int, n_minutes: float) -> list[Moment]:
     start = painted = time.monotonic()
     n_strokes = 0
     while (now := time.monotonic()) - start < 60 * n_minutes:
-        if person.see(next(work), model) and now - painted > EACH:
+        person.see(next(work), model)
+        if now - painted > EACH:
             inbox.put(person.paint(1))
             n_strokes, painted = n_strokes + 1, now
         if now - start >= 30 * (len(moments) + 1):

@@ -33,7 +33,7 @@ class LiveSettings:
     memory: float = 0.5
     replay: float = 0.5
     held_out: float = 0.2
-    settle: int = 120
+    settle: int = 60
     seed: int = 0
 
     def __post_init__(self) -> None:
