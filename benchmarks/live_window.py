@@ -201,7 +201,8 @@ class Film:
 
 
 def headline(size: int, traces: list[Trace]) -> str:
-    """A row: the first stroke and the median of all, whatever each gained."""
+    """A row: the median of all strokes, whatever each gained."""
+    changed = [trace.times[0] for trace in traces if trace.times]
     first = [trace.first for trace in traces]
     gains = [trace.final - trace.before for trace in traces]
 
@@ -212,7 +213,7 @@ def headline(size: int, traces: list[Trace]) -> str:
         return f"{np.median(known):.2f} ({min(known):.2f} to {max(known):.2f}; {len(known)})"
 
     return (
-        f"| {size} | {traces[0].before:.2f} | {traces[-1].final:.2f} | {first[0]:.2f} "
+        f"| {size} | {traces[0].before:.2f} | {traces[-1].final:.2f} | {middle(changed)} "
         f"| {middle(first)} | {middle([trace.until(0.75) for trace in traces])} "
         f"| {middle([trace.until(0.95) for trace in traces])} | {np.mean(gains):+.3f} |"
     )
@@ -280,7 +281,7 @@ def main() -> None:
         f"Seconds from the release of the mouse: median (least to most; of how many of "
         f"{chosen.strokes} strokes). 75 % and 95 % of what the stroke had gained {REST:g} s later.",
         "",
-        "| px | IoU before | IoU after | first stroke: first gain, s | first gain, s | 75 %, s "
+        "| px | IoU before | IoU after | first change, s | first gain, s | 75 %, s "
         "| 95 %, s | gain per stroke |",
         "|--:|--:|--:|--:|--:|--:|--:|--:|",
         *(row for row, _ in found),
