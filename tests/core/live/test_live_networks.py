@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from napari_unet.core.device import choose_device
 from napari_unet.core.image import make_image
@@ -153,6 +154,26 @@ def test_strokes_on_slices_teach_a_network_of_volumes():
     assert z.tolist() == [4]
     assert stays.corrections.any()
     assert np.isfinite(learner.step())
+
+
+def test_volumes_are_learned_from_with_32_bits(monkeypatch):
+    """torch's gradients of 16-bit convolutions of volumes are other ones each time."""
+    monkeypatch.setattr("napari_unet.core.device.processor_has_bfloat16", lambda: True)
+    kinds = []
+    for dims, image, corrections in (
+        (3, np.stack([boxes(64)] * 6), np.stack([lines(boxes(64))] * 6)),
+        (2, boxes(), lines(boxes())),
+    ):
+        model = model_of(UNetConfig(dims=dims, widths=(4, 4)))
+        learner = Learner(model, QUICK)
+        convolution = next(
+            one for one in learner._network.modules() if isinstance(one, nn.Conv2d | nn.Conv3d)
+        )
+        convolution.register_forward_hook(lambda _, __, out: kinds.append(out.dtype))
+        live = live_image(make_image(case_of(image)[0]))
+        learner.take([Painted(image=live, blocks=painted_blocks(corrections))])
+        assert np.isfinite(learner.step())
+    assert kinds == [torch.float32, torch.bfloat16]
 
 
 def test_an_image_smaller_than_a_patch():

@@ -218,7 +218,7 @@ class Learner:
         # NOTE: without it torch 2.13 crashes on a processor if a group norm comes first.
         image.requires_grad_(self.device.type == "cpu")
         target = seen(batch.target.to(self.device), self._facts.fit)
-        with autocast(self.device):
+        with autocast(self.device, self.model.config.dims):
             logits = self._network(image)
         answer = batch.answer
         if answer is not None:
