@@ -54,7 +54,8 @@ def whole_picture_logits(network: nn.Module, image: Tensor, fit: Fit) -> Tensor:
     each = zip(fit.before, fit.size_for(shape), strict=True)
     image = continued(image, tuple((-before, size - before) for before, size in each))
     logits: Tensor = network(image[None].contiguous(memory_format=memory_format(len(shape))))
-    return logits[(..., *(slice(n) for n in shape))]  # without what was added to fit
+    all_of_it = slice(None)
+    return logits[(all_of_it, all_of_it, *(slice(n) for n in shape))]  # not what was added to fit
 
 
 @torch.inference_mode()
