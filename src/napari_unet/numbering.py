@@ -212,8 +212,9 @@ def _pairs(ours: Labels, theirs: Labels, least: float = 0.0) -> tuple[Labels, La
         return ours, theirs
     factor = int(theirs.max()) + 1
     codes, n_shared = np.unique(ours.astype(np.int64) * factor + theirs, return_counts=True)
-    enough = n_shared >= least * np.bincount(ours)[codes // factor]
-    enough &= codes % factor > 0
+    enough = codes % factor > 0
+    if least:
+        enough &= n_shared >= least * np.bincount(ours)[codes // factor]
     codes, n_shared = codes[enough], n_shared[enough]
     codes = codes[np.argsort(-n_shared, kind="stable")]
     return codes // factor, codes % factor

@@ -236,7 +236,9 @@ def _near(image: Tensor, target: Tensor, grid: Tensor) -> tuple[Tensor, Tensor, 
 
 
 def seen(values: Tensor, fit: Fit) -> Tensor:
-    """The part of `(b, [z,] y, x)` that a network without padding says something of."""
-    for axis, (margin, before) in enumerate(zip(fit.margin, fit.before, strict=True), start=1):
-        values = values.narrow(axis, before, values.shape[axis] - margin)
+    """The part of `(..., [z,] y, x)` that a network without padding says something of."""
+    n_axes = len(fit.margin)
+    for axis, (margin, before) in enumerate(zip(fit.margin, fit.before, strict=True)):
+        at = values.ndim - n_axes + axis
+        values = values.narrow(at, before, values.shape[at] - margin)
     return values

@@ -7,13 +7,13 @@ from torch import Tensor, nn
 
 from napari_unet.core.engine.facts import Facts
 from napari_unet.core.engine.source import continued
-from napari_unet.core.live.drawing import Batch, batch_of, integer, near, varied
+from napari_unet.core.live.drawing import Batch, batch_of, near, varied
 from napari_unet.core.live.objective import answer_on
 from napari_unet.core.live.paint import Paint
 from napari_unet.core.live.pieces import Patch, Piece, cut
 from napari_unet.core.live.settings import LiveSettings
 from napari_unet.core.model import Model
-from napari_unet.core.patches import PatchPlan, TrainingBlock, plan_for
+from napari_unet.core.patches import PatchPlan, TrainingBlock, integer, plan_for
 from napari_unet.core.rehearsal import rehearsal_images
 from napari_unet.core.settings import FineTuneSettings
 

@@ -10,8 +10,9 @@ import torch
 from torch import Generator, Tensor
 
 from napari_unet.core.live.pieces import Patch, Piece
+from napari_unet.core.patches import integer
 
-__all__ = ["Batch", "Stroke", "Strokes", "batch_of", "integer", "near", "varied"]
+__all__ = ["Batch", "Stroke", "Strokes", "batch_of", "near", "varied"]
 
 N_RECENT = 8
 """How many strokes count as new."""
@@ -84,11 +85,6 @@ class Strokes:
             order = torch.randperm(len(columns), generator=generator).tolist()
             turns.extend(columns[i] for i in order)
         return None
-
-
-def integer(n: int, generator: Generator) -> int:
-    """A whole number from 0 to `n - 1`."""
-    return int(torch.randint(n, (), generator=generator).item())
 
 
 def near(place: Tensor, spread: Sequence[int], generator: Generator) -> list[float]:

@@ -20,13 +20,14 @@ from napari_unet.core.errors import TrainingError
 from napari_unet.core.live.batches import Batches
 from napari_unet.core.live.drawing import Batch
 from napari_unet.core.live.inbox import Forget, GoBack, Message, Painted
-from napari_unet.core.live.objective import answer_on, loss_of, seen
+from napari_unet.core.live.objective import answer_on, loss_of
 from napari_unet.core.live.paint import Paint
 from napari_unet.core.live.scores import Exam, exam_of
 from napari_unet.core.live.settings import LiveSettings
 from napari_unet.core.live.standing import Standing
 from napari_unet.core.live.states import State, States, Weights, weights_of
 from napari_unet.core.model import Model
+from napari_unet.core.patches import seen
 from napari_unet.core.running import is_out_of_memory
 from napari_unet.core.scoring import memory_format
 

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from napari_unet.core.corrections import IGNORE
 from napari_unet.core.device import autocast
-from napari_unet.core.engine.fitting import Fit
 from napari_unet.core.live.pieces import HELD
 from napari_unet.core.losses import (
     class_log_probabilities,
@@ -19,7 +18,7 @@ from napari_unet.core.losses import (
 from napari_unet.core.model import Description
 from napari_unet.core.outcomes import Outcome
 
-__all__ = ["answer_on", "loss_of", "seen"]
+__all__ = ["answer_on", "loss_of"]
 
 BRAKE = 0.25
 """What the divergence from the old answer counts beside the bounded loss, ..."""
@@ -28,15 +27,6 @@ MOST_DIVERGENCE = 4.0
 LEAST = 1e-4
 PULL = 4.0
 """How much more than the strokes the old answer weighs at full memory."""
-
-
-def seen(values: Tensor, fit: Fit) -> Tensor:
-    """The part of `(..., [z,] y, x)` that a network without padding says something of."""
-    n_axes = len(fit.margin)
-    for axis, (margin, before) in enumerate(zip(fit.margin, fit.before, strict=True)):
-        at = values.ndim - n_axes + axis
-        values = values.narrow(at, before, values.shape[at] - margin)
-    return values
 
 
 @torch.no_grad()

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from napari_unet.core.corrections import IGNORE
 from napari_unet.core.device import autocast
 from napari_unet.core.engine.fitting import Fit
-from napari_unet.core.live.objective import seen
 from napari_unet.core.live.pieces import Piece, cut
 from napari_unet.core.losses import class_log_probabilities
 from napari_unet.core.model import Description
+from napari_unet.core.patches import seen
 from napari_unet.core.scoring import agreement, memory_format
 
 __all__ = ["Exam", "exam_of"]
