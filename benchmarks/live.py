@@ -31,7 +31,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in the plugin, before 
 import numpy as np
 import psutil
 import torch
-from machines import processor, versions_of
+from machines import processor, tell, versions_of
 
 from napari_unet.core import annotator
 from napari_unet.core.image import make_image
@@ -340,10 +340,7 @@ def main() -> None:
             f"| {one.seconds:.0f} | {one.n_strokes} | {one.iou:.3f} | {one.memory:.0f} |"
             for one in minutes(model, sizes[0], chosen.minutes)
         ]
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if chosen.out is not None:
-        chosen.out.write_text(text)
+    tell("\n".join(lines) + "\n", chosen.out)
 
 
 if __name__ == "__main__":

@@ -25,11 +25,11 @@ from typing import Any
 
 import numpy as np
 from live import Trace
-from machines import processor, versions_of
+from machines import processor, tell, versions_of
 from qtpy.QtCore import QEvent, QPointF, Qt, QTimer
 from qtpy.QtGui import QImage, QMouseEvent
 from qtpy.QtWidgets import QApplication
-from responsiveness import BUTTON, HEAD, NO_BUTTON, PATIENCE, Hand, Heartbeat, camera, live
+from responsiveness import BUTTON, HEAD, NO_BUTTON, PATIENCE, Hand, Heartbeat, camera, canvas, live
 
 WINDOW = (1100, 700)
 """Its size in px, as in `responsiveness.py`: on two cores, drawing a larger one takes both."""
@@ -60,9 +60,7 @@ class Bench:
         self.session, self.stage = session_of(self.viewer), stage_of(self.viewer)
         self.viewer.window.add_dock_widget(self.dock, name="U-Net Live", area="right")
         self.until(lambda: self.session.model is not None and not self.session.is_busy)
-        (self.canvas,) = (
-            w for w in QApplication.allWidgets() if "CanvasBackend" in type(w).__name__
-        )
+        self.canvas = canvas()
         self.hand, self.heart = Hand(self.canvas), Heartbeat(look=False)
         self.dock.segment.segment()
         self.until(lambda: not self.session.is_busy)
@@ -291,10 +289,7 @@ def main() -> None:
         HEAD,
         *(row for _, rows in found for row in rows),
     ]
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if chosen.out is not None:
-        chosen.out.write_text(text)
+    tell("\n".join(lines) + "\n", chosen.out)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__all__ = ["processor", "versions_of"]
+__all__ = ["processor", "tell", "versions_of"]
 
 
 def processor() -> str:
@@ -27,3 +27,10 @@ def versions_of(names: Sequence[str]) -> str:
         except PackageNotFoundError:
             continue
     return ", ".join(found)
+
+
+def tell(text: str, out: Path | None) -> None:
+    """Print what was measured, and write it to a file if one was named."""
+    print(text)
+    if out is not None:
+        out.write_text(text, encoding="utf-8")

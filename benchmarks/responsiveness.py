@@ -231,8 +231,7 @@ class Bench:
         self.viewer.add_image(self.image, name="cells")
         live(1.0)
         self.session: Any = None
-        (canvas,) = (w for w in QApplication.allWidgets() if "CanvasBackend" in type(w).__name__)
-        self.hand = Hand(canvas)
+        self.hand = Hand(canvas())
         self.heart = Heartbeat(arguments.why)
 
     def seconds(self, wanted: float) -> float:
@@ -487,6 +486,12 @@ class Bench:
             worker.quit()
         phase.note = f" ({counted['n'] / phase.seconds:,.0f} signals per s arrived)"
         live(PATIENCE, lambda: not worker.is_running)
+
+
+def canvas() -> QWidget:
+    """What the only viewer that is open draws on."""
+    (found,) = (w for w in QApplication.allWidgets() if "CanvasBackend" in type(w).__name__)
+    return found
 
 
 def camera(viewer: Any) -> Any:

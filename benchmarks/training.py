@@ -31,6 +31,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in the plugin, before 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from machines import tell
 from torch import nn
 
 from napari_unet.core.datasets import Pair, of_arrays
@@ -186,10 +187,7 @@ def main() -> None:
         torch.set_num_threads(chosen.threads)
     pairs = images()
     rows = [measured(int(width), chosen, pairs) for width in chosen.widths.split(",")]
-    text = report(rows, chosen)
-    print(text)
-    if chosen.out is not None:
-        chosen.out.write_text(text, encoding="utf-8")
+    tell(report(rows, chosen), chosen.out)
 
 
 if __name__ == "__main__":

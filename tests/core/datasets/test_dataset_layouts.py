@@ -3,9 +3,8 @@
 import h5py
 import numpy as np
 import pytest
-import tifffile
 import zarr
-from skimage.io import imsave
+from dataset_files import mask, picture, save, sentences
 
 from napari_unet.core.datasets import DatasetSettings, open_dataset
 from napari_unet.core.datasets import pairing as pairing_module
@@ -14,33 +13,10 @@ from napari_unet.core.errors import ImageError, SettingsError
 VOLUMES = DatasetSettings(planes="volume")
 
 
-def picture(number=0, shape=(12, 16), dtype=np.uint8):
-    return np.random.default_rng(number).integers(1, 200, shape).astype(dtype)
-
-
-def mask(number=0, shape=(12, 16), dtype=np.uint16):
-    labels = np.zeros(shape, dtype)
-    labels[..., 2:5, 2:6] = 1
-    labels[..., 7:11, 3 : 5 + number % 8] = 2
-    return labels
-
-
-def save(path, array):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".tif":
-        tifffile.imwrite(path, array, photometric="rgb" if array.shape[-1] == 3 else "minisblack")
-    else:
-        imsave(path, array, check_contrast=False)
-
-
 def save_pairs(folder, names, images="images", masks="masks", end="", suffix=".png"):
     for number, name in enumerate(names):
         save(folder / images / f"{name}{suffix}", picture(number))
         save(folder / masks / f"{name}{end}{suffix}", mask(number))
-
-
-def sentences(dataset):
-    return " ".join(problem.sentence for problem in dataset.problems)
 
 
 # Two folders

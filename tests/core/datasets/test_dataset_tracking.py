@@ -2,32 +2,12 @@
 
 import numpy as np
 import pytest
-import tifffile
+from dataset_files import mask, picture, save, sentences
 
 from napari_unet.core.datasets import DatasetSettings, check, describe, open_dataset
 from napari_unet.core.errors import ImageError
 
 VOLUMES = DatasetSettings(planes="volume")
-
-
-def picture(number=0, shape=(12, 16), dtype=np.uint8):
-    return np.random.default_rng(number).integers(1, 200, shape).astype(dtype)
-
-
-def mask(number=0, shape=(12, 16), dtype=np.uint16):
-    labels = np.zeros(shape, dtype)
-    labels[..., 2:5, 2:6] = 1
-    labels[..., 7:11, 3 : 5 + number % 8] = 2
-    return labels
-
-
-def save(path, array):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tifffile.imwrite(path, array, photometric="minisblack")
-
-
-def sentences(dataset):
-    return " ".join(problem.sentence for problem in dataset.problems)
 
 
 def test_tracking_takes_masks_by_hand(tmp_path):
