@@ -8,7 +8,7 @@ import pytest
 
 from napari_unet.core.regions import Region
 from napari_unet.core.settings import SegmentSettings
-from napari_unet.learning import Desk, Look, _Teller
+from napari_unet.learning import Desk, Look, OnStage, _Teller
 from napari_unet.numbering import TILE_SIZE, Numbers, Tiles
 from napari_unet.scenes import GAIN, N_NEEDED, Point, is_enough
 
@@ -117,10 +117,8 @@ def test_whether_more_strokes_help():
 @pytest.fixture
 def teller(tiny_model):
     shown = np.zeros((2, 64, 64), np.uint16)
-    desk = Desk(
-        inbox=SimpleNamespace(), key="here", settings=SegmentSettings(), labels=lambda: shown,
-        questions=deque(),
-    )  # fmt: skip
+    on_stage = OnStage(key="here", settings=SegmentSettings(), labels=lambda: shown)
+    desk = Desk(inbox=SimpleNamespace(), on_stage=on_stage, questions=deque())
     return _Teller(tiny_model, desk), desk
 
 
@@ -131,7 +129,10 @@ def progress(seen=None):
 def seen(foreground, index=(0,), key="here", n_steps=3):
     outputs = np.stack([1 - foreground, foreground]).astype(np.float16)
     window = tuple(slice(0, n) for n in foreground.shape)
-    return SimpleNamespace(key=key, index=index, window=window, outputs=outputs, n_steps=n_steps)
+    return SimpleNamespace(
+        key=key, index=index, window=window, outputs=outputs, n_steps=n_steps,
+        shape=foreground.shape,
+    )  # fmt: skip
 
 
 def test_what_is_seen_becomes_labels(teller):
@@ -139,12 +140,17 @@ def test_what_is_seen_becomes_labels(teller):
     foreground = np.zeros((64, 64))
     foreground[8:24, 8:24] = foreground[40:56, 40:56] = 1
     shown = tell.tell(progress(seen(foreground))).shown
+    assert shown.key == "here"
     assert shown.region == Region(index=(0,), window=(slice(0, 64), slice(0, 64)))
     assert set(np.unique(shown.labels)) == {0, 1, 2}
     assert not shown.is_untrained
     assert tell.tell(progress(seen(foreground, key="elsewhere"))).shown is None
     assert tell.tell(progress(seen(foreground, n_steps=0))).shown.is_untrained
-    del desk
+    desk.on_stage = OnStage(
+        key="elsewhere", settings=SegmentSettings(), labels=desk.on_stage.labels
+    )
+    assert tell.tell(progress(seen(foreground))).shown is None
+    assert tell.tell(progress(seen(foreground, key="elsewhere"))).shown.key == "elsewhere"
 
 
 def test_the_next_place_is_where_there_is_doubt_that_nobody_has_looked_at(teller):
@@ -153,12 +159,16 @@ def test_the_next_place_is_where_there_is_doubt_that_nobody_has_looked_at(teller
     unsure[8:24, 8:24] = 0.5
     tell.tell(progress(seen(certain, (0,))))
     assert tell.tell(progress(seen(unsure, (1,)))).places is None  # nobody asked
-    desk.questions.append(Look(key="here"))
+    desk.questions.append(Look())
     (place,) = tell.tell(progress()).places
-    assert place.index == (1,)
+    assert (place.key, place.index) == ("here", (1,))
     assert all(part.start <= 8 and part.stop >= 24 for part in place.window)
-    desk.questions.append(Look(key="here", looked_at={(1,): (place.window,)}))
+    done = {("here", (1,)): (place.window,)}
+    desk.questions.append(Look(looked_at=done))
     assert tell.tell(progress()).places == ()
+    tell.tell(progress(seen(unsure, (1,), key="elsewhere")))
+    desk.questions.append(Look(looked_at=done))
+    assert [found.key for found in tell.tell(progress()).places] == ["elsewhere"]
 
 
 def test_tiles_remember_what_was_written_across_them():

@@ -7,7 +7,7 @@ on the worker thread, so that the window has nothing to do but to draw them.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from napari_unet.core.model import Description, Model
     from napari_unet.project import Project
 
-__all__ = ["Desk", "Look", "News", "Shown", "learning", "measuring"]
+__all__ = ["Desk", "Look", "News", "OnStage", "Shown", "learning", "measuring"]
 
 PLACE_SIZE = 160
 """Edge of the places to look at next, in px."""
@@ -47,10 +47,12 @@ class Shown:
 
     Attributes
     ----------
+    key : of the image.
     region, labels : where, and what.
     is_untrained : whether the model from before says so.
     """
 
+    key: str
     region: Region
     labels: Labels
     is_untrained: bool = False
@@ -78,16 +80,31 @@ class News:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Look:
-    """A question: where of an image to look next, but not in `looked_at`.
+    """A question: where to look next, but not in `looked_at`.
 
     Attributes
     ----------
-    key : of the image.
-    looked_at : windows `(y, x)` by plane.
+    looked_at : windows `(y, x)` by image key and plane.
+    """
+
+    looked_at: Mapping[tuple[str, tuple[int, ...]], tuple[Window, ...]] = field(
+        default_factory=dict
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class OnStage:
+    """The image whose labels are made.
+
+    Attributes
+    ----------
+    key, settings : which, and how.
+    labels : gives the labels as they are shown, in its label axes; the worker only reads them.
     """
 
     key: str
-    looked_at: dict[tuple[int, ...], tuple[Window, ...]] = field(default_factory=dict)
+    settings: SegmentSettings
+    labels: Callable[[], Labels]
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -97,23 +114,19 @@ class Desk:
     Attributes
     ----------
     inbox : what is painted and looked at.
+    on_stage : replaced by the window when another image comes on stage.
     questions : from the window, taken by the worker.
     is_over : set by the worker when all is done, also what comes after the training.
-    key, settings : the image on stage, and how its labels are made.
-    labels : gives those of that image as they are shown, in its label axes; the worker only
-        reads them.
     """
 
     inbox: Inbox
-    key: str
-    settings: SegmentSettings
-    labels: Callable[[], Labels]
+    on_stage: OnStage
     questions: deque[Look] = field(default_factory=deque)
     is_over: bool = False
 
 
-def measuring(image: Image, key: str) -> Work[Any, LiveImage]:
-    """Find out what is needed to read and normalise an image that is open."""
+def measuring(image: Image, key: str | None) -> Work[Any, LiveImage]:
+    """Find out what is needed to read and normalise an image that is open; `key` as there."""
     from napari_unet.core.live.images import live_image
 
     yield News(message="Looking at the image")
@@ -150,7 +163,7 @@ def _learned(
 
     try:
         yield News(message="Gathering the corrections")
-        for image, blocks in _painted_before(project, desk.key, model.description):
+        for image, blocks in _painted_before(project, desk.on_stage.key, model.description):
             desk.inbox.put(Painted(image=image, blocks=blocks))
             yield News(message="Gathering the corrections")
     except FinishEarly:
@@ -198,8 +211,8 @@ class _Teller:
 
     def __init__(self, model: Model, desk: Desk) -> None:
         self._about, self._desk = model.description, desk
-        self._numbers: Numbers | None = None
-        self._doubts: Tiles | None = None
+        self._numbered: tuple[OnStage, Numbers] | None = None
+        self._doubts: dict[str, Tiles] = {}
         self._temperature = 1.0
 
     def tell(self, progress: LiveProgress) -> News:
@@ -207,36 +220,37 @@ class _Teller:
         shown = None
         if progress.temperature is not None:
             self._temperature = progress.temperature
-        if progress.seen is not None and progress.seen.key == self._desk.key:
-            shown = self._shown(progress.seen)
+        if progress.seen is not None:
+            on_stage = self._desk.on_stage  # the window may replace it meanwhile
+            if progress.seen.key == on_stage.key:
+                shown = self._shown(progress.seen, on_stage)
             self._note_doubt(progress.seen)
         return News(
             done=progress.done, total=progress.total, message=progress.message, live=progress,
             shown=shown, places=self._places(),
         )  # fmt: skip
 
-    def _shown(self, seen: Seen) -> Shown:
+    def _shown(self, seen: Seen, on_stage: OnStage) -> Shown:
         from napari_unet.core.instances import classes_of, objects_of
 
-        settings, about = self._desk.settings, self._about
+        settings, about = on_stage.settings, self._about
         chosen = settings.objects(about.objects)
         region = Region(index=seen.index, window=seen.window)
         if settings.what == "classes":
             labels: Labels = classes_of(seen.outputs, about.output_class, chosen.threshold)
         else:
             found = objects_of(seen.outputs, about.output_class, chosen, about.inside)
-            if self._numbers is None:
-                self._numbers = Numbers(self._desk.labels)
-            labels = self._numbers.renumbered(region, found)
-        return Shown(region=region, labels=labels, is_untrained=seen.n_steps == 0)
+            if self._numbered is None or self._numbered[0] is not on_stage:
+                self._numbered = on_stage, Numbers(on_stage.labels)
+            labels = self._numbered[1].renumbered(region, found)
+        return Shown(key=seen.key, region=region, labels=labels, is_untrained=seen.n_steps == 0)
 
     def _note_doubt(self, seen: Seen) -> None:
         from napari_unet.core.live.uncertainty import uncertain
 
-        if self._doubts is None:
-            self._doubts = Tiles(self._desk.labels().shape[-2:], np.uint8)
+        doubts = self._doubts.setdefault(seen.key, Tiles(seen.shape, np.uint8))
         doubt = 255 * uncertain(seen.outputs, self._about.output_class, self._temperature)
-        self._doubts.write(seen.index, seen.window, doubt.astype(np.uint8))
+        doubts.write(seen.index, seen.window, doubt.astype(np.uint8))
 
     def _places(self) -> tuple[Place, ...] | None:
         """The answer to the newest question; None if none was asked."""
@@ -245,24 +259,32 @@ class _Teller:
             asked = self._desk.questions.popleft()
         if asked is None:
             return None
-        hulls = {} if self._doubts is None else self._doubts.hulls()
-        places = [place for index, hull in hulls.items() for place in self._in(index, hull, asked)]
+        places = [
+            place
+            for key, doubts in self._doubts.items()
+            for index, hull in doubts.hulls().items()
+            for place in _in_doubt(
+                doubts.read(index, hull), hull, key, index, asked.looked_at.get((key, index), ())
+            )
+        ]
         return tuple(sorted(places, key=lambda place: -place.score)[:N_PLACES])
 
-    def _in(self, index: tuple[int, ...], hull: Window, asked: Look) -> Iterator[Place]:
-        """Places in the part of a plane that was seen."""
-        from napari_unet.core.live.uncertainty import regions
 
-        assert self._doubts is not None
-        doubt = self._doubts.read(index, hull) / np.float32(255)
-        done = np.zeros(doubt.shape, bool)
-        top, left = (part.start for part in hull)
-        for rows, columns in asked.looked_at.get(index, ()):
-            done[_from(rows, top), _from(columns, left)] = True
-        for place in regions(doubt, done, PLACE_SIZE, N_PLACES):
-            y, x = place.window
-            moved = slice(y.start + top, y.stop + top), slice(x.start + left, x.stop + left)
-            yield replace(place, window=moved, key=asked.key, index=index)
+def _in_doubt(
+    doubt: npt.NDArray[np.uint8], hull: Window, key: str, index: tuple[int, ...],
+    looked_at: Iterable[Window],
+) -> Iterator[Place]:  # fmt: skip
+    """Places in the part of a plane that was seen, `hull`."""
+    from napari_unet.core.live.uncertainty import regions
+
+    done = np.zeros(doubt.shape, bool)
+    top, left = (part.start for part in hull)
+    for rows, columns in looked_at:
+        done[_from(rows, top), _from(columns, left)] = True
+    for place in regions(doubt / np.float32(255), done, PLACE_SIZE, N_PLACES):
+        y, x = place.window
+        moved = slice(y.start + top, y.stop + top), slice(x.start + left, x.stop + left)
+        yield replace(place, window=moved, key=key, index=index)
 
 
 def _from(part: slice, start: int) -> slice:

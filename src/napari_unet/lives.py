@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_unet.jobs import Job
-from napari_unet.learning import Desk, Look, News, learning, measuring
+from napari_unet.core.errors import UNetLiveError
+from napari_unet.learning import Desk, Look, News, OnStage, learning
 from napari_unet.scenes import Blocks, Point, Scene, View, is_enough, name_of
+from napari_unet.survey import Survey
 
 if TYPE_CHECKING:
     from napari_unet.core.live.images import LiveImage
@@ -46,11 +47,12 @@ ROUTINE = ("Getting ready", "Waiting for strokes", "Learning", "Settled", "Pause
 
 
 class Lives(QObject):
-    """Live mode of one viewer: off, or on with one image.
+    """Live mode of one viewer: off, or on with the image on stage.
 
     Attributes
     ----------
     changed : emitted when it went on or off, a stroke came, or the state that is shown changed.
+    moved : emitted when another image came on stage.
     progressed : emitted with `News` that are worth showing, a few times a second.
     heard : emitted with each `LiveProgress`.
     ended : emitted with whether what was learned was kept (None: the user has yet to decide).
@@ -63,6 +65,7 @@ class Lives(QObject):
     """
 
     changed = Signal()
+    moved = Signal()
     progressed = Signal(object)
     heard = Signal(object)
     ended = Signal(object)
@@ -71,6 +74,11 @@ class Lives(QObject):
         super().__init__(session)
         self._session = session
         self.scene: Scene | None = None
+        self._new_scene: Callable[[], Scene | None] | None = None
+        self._survey = Survey(self)
+        self._survey.measured.connect(self._on_measured)
+        self._survey.failed.connect(self._on_measuring_failed)
+        self._survey.others_changed.connect(self._on_others_changed)
         self._reset()
         self._look_clock = self._clock(LOOK_MS, self._tell_view)
         self._unsure_clock = self._clock(UNSURE_MS, self._tell_changes)
@@ -92,10 +100,11 @@ class Lives(QObject):
         self._desk: Desk | None = None
         self._image: LiveImage | None = None
         self._keep: bool | None = None
-        self._is_leaving = self._is_pressed = self._is_undrawn = False
+        self._is_leaving = self._is_pressed = self._is_undrawn = self._is_moving = False
         self._reason = ""
         self._told_view: View | None = None
-        self._looked_at: dict[tuple[int, ...], list[tuple[slice, slice]]] = {}
+        self._looked_at: dict[tuple[str, tuple[int, ...]], tuple[tuple[slice, slice], ...]] = {}
+        self._survey.forget()
         self.curve: list[Point] = []
         self.states: tuple[State, ...] = ()
         self.n_strokes = self.n_steps = self._due_step = 0
@@ -114,8 +123,15 @@ class Lives(QObject):
         """Whether it was told to end and is about to."""
         return self._is_leaving
 
-    def start(self, scene: Scene) -> bool:
-        """Learn from now on; returns whether it was started."""
+    def start(self, scene: Scene, new_scene: Callable[[], Scene | None] | None = None) -> bool:
+        """Learn from now on; returns whether it was started.
+
+        Parameters
+        ----------
+        scene : the image on stage.
+        new_scene : makes that of another image, when one comes on stage; without it, live mode
+            ends then.
+        """
         from napari_unet.core.live.inbox import Inbox
 
         session = self._session
@@ -123,43 +139,71 @@ class Lives(QObject):
         if model is None or self.is_on:
             return False
         session.journal.flush()
-        desk = Desk(
-            inbox=Inbox(), key=scene.key, settings=scene.settings, labels=scene.watching.labels
-        )
+        desk = Desk(inbox=Inbox(), on_stage=_on_stage(scene))
         make_work = partial(learning, model, session.project, desk)
         if not session.is_busy:  # whoever hears of the job must find live mode on
             self._reset()
-            self._desk, self.scene = desk, scene
+            self._desk, self.scene, self._new_scene = desk, scene, new_scene
         if not session.start(LIVE, make_work, self._on_returned, self._on_progressed):
             return False
+        self._listen(scene)
+        session.say("info", "Paint where it is wrong: the model learns from every stroke.")
+        self.changed.emit()
+        return True
+
+    def _listen(self, scene: Scene) -> None:
         watching = scene.watching
         watching.on_painted, watching.on_unsure = self._on_painted, self._unsure_clock.start
         watching.on_looked, watching.on_pressed = self._look_clock.start, self.press
         scene.target.begin(scene.settings.what)
         if scene.before is not None:
             scene.before.begin(scene.settings.what)
-        self._measure(scene)
-        session.say("info", "Paint where it is wrong: the model learns from every stroke.")
-        self.changed.emit()
-        return True
-
-    def _measure(self, scene: Scene) -> None:
-        job = Job(partial(measuring, scene.image, scene.key), parent=self, urgent=True)
-        job.returned.connect(self._on_measured)
-        job.failed.connect(self._on_failed)
-        job.ended.connect(job.deleteLater)
-        job.start()
+        self._survey.measure(scene.image, scene.key)
+        self._survey.look_around(watching.others())
 
     def _on_measured(self, image: LiveImage) -> None:
-        if self.scene is None or self.scene.image is not image.image:
-            return
-        self._image = image
-        self._put_blocks(self.scene.watching.everything())
-        self._tell_view()
+        if self.scene is not None and self.scene.image is image.image:
+            self._image = image
+            self._put_blocks(self.scene.watching.everything())
+            self._tell_view()
 
-    def _on_failed(self, sentence: str) -> None:
+    def _on_measuring_failed(self, sentence: str) -> None:
         self._session.say("error", sentence)
         self.leave(None)
+
+    def _on_others_changed(self) -> None:
+        from napari_unet.core.live.inbox import AlsoOpen
+
+        self._put(AlsoOpen(images=tuple(self._survey.others.values())))
+
+    def _move(self) -> bool:
+        """Go on with the image that was chosen now; returns whether that is possible."""
+        old = self.scene
+        if old is None or self._new_scene is None or not old.watching.has_moved:
+            return False
+        self._tell_changes()
+        self._redraw()
+        self.show_before(False)
+        self._is_moving = True  # layers come and go meanwhile
+        try:
+            scene = self._new_scene()
+        except (UNetLiveError, MemoryError) as error:
+            self._session.say("error", str(error) or "There is no memory for the result.")
+            scene = None
+        finally:
+            self._is_moving = False
+        if scene is None or self._desk is None:
+            return False
+        old.watching.stop()
+        old.target.finished()
+        self.scene, self._image, self._told_view = scene, None, None
+        self._desk.on_stage = _on_stage(scene)
+        self._put_nothing_in_view()
+        self._listen(scene)
+        self._session.say("info", f"Live mode goes on with {scene.image.name}.")
+        self.moved.emit()
+        self.changed.emit()
+        return True
 
     def leave(self, keep: bool | None, reason: str = "") -> None:
         """End live mode: keep what was learned, go back, or (None) let the user decide then."""
@@ -219,15 +263,18 @@ class Lives(QObject):
             self._look_clock, self._unsure_clock, self._pressed_clock, self._draw_clock
         ):  # fmt: skip
             clock.stop()
-        self.scene = self._desk = self._image = None
+        self.scene = self._desk = self._image = self._new_scene = None
         self._is_leaving = False
 
     def _check(self) -> None:
-        """End it when what it is about is not there any more."""
-        if self.scene is not None:
-            why = self.scene.watching.why_over()
-            if why:
-                self.leave(None, why)
+        """Follow to another image; end it when what it is about is not there any more."""
+        if self.scene is None or self._is_moving or self._is_leaving:
+            return
+        why = self.scene.watching.why_over()
+        if why and not self._move():
+            self.leave(None, why)
+        elif self.scene is not None:
+            self._survey.look_around(self.scene.watching.others())
 
     def _on_session_project_changed(self) -> None:
         self.leave(None, "The project is another one now.")
@@ -274,9 +321,14 @@ class Lives(QObject):
             return
         self._told_view = view
         if view is None:
-            self._put(Looking(image=None))
+            self._put_nothing_in_view()
         else:
             self._put(Looking(image=self._image, index=view[0], window=view[1]))
+
+    def _put_nothing_in_view(self) -> None:
+        from napari_unet.core.live.inbox import Looking
+
+        self._put(Looking(image=None))
 
     def press(self, is_pressed: bool) -> None:
         """The mouse is pressed, or not any more: the worker rests meanwhile."""
@@ -293,7 +345,7 @@ class Lives(QObject):
     def _on_progressed(self, news: News) -> None:
         if self.scene is None or not isinstance(news, News):
             return
-        if news.shown is not None:
+        if news.shown is not None and news.shown.key == self.scene.key:
             self._show(news.shown)
         if news.places is not None:
             self._go_to(news.places)
@@ -364,18 +416,30 @@ class Lives(QObject):
         """Go to where the model is most in doubt and nobody has looked yet."""
         if self.scene is None or self._desk is None:
             return
-        looked_at = {index: tuple(windows) for index, windows in self._looked_at.items()}
-        self._desk.questions.append(Look(key=self.scene.key, looked_at=looked_at))
+        self._desk.questions.append(Look(looked_at=dict(self._looked_at)))
 
     def _go_to(self, places: tuple[Any, ...]) -> None:
         assert self.scene is not None
-        if not places:
+        others = self._survey.others
+        open_now = {self.scene.key, *others}
+        place = next((place for place in places if place.key in open_now), None)
+        if place is None:
             self._session.say("info", "Nothing more is in doubt in what was looked at so far.")
             return
-        place = places[0]
-        self._looked_at.setdefault(place.index, []).append(place.window)
+        at = place.key, place.index
+        self._looked_at[at] = (*self._looked_at.get(at, ()), place.window)
+        if place.key != self.scene.key:
+            image = others[place.key].image
+            assert image is not None
+            self.scene.watching.choose(image)
+            self._session.image_changed.emit()  # live mode follows
+            if self.scene.key != place.key:
+                return
         self.scene.watching.look_at(place.index, place.window)
-        self._session.say("info", f"The model is in doubt here ({place.score:.0%} of the place).")
+        where = f" of {self.scene.image.name}" if len(open_now) > 1 else ""
+        self._session.say(
+            "info", f"The model is in doubt here ({place.score:.0%} of the place{where})."
+        )
 
     @property
     def verdict(self) -> str:
@@ -386,3 +450,7 @@ class Lives(QObject):
         if enough:
             return "More strokes here hardly change anything: done?"
         return "More strokes help."
+
+
+def _on_stage(scene: Scene) -> OnStage:
+    return OnStage(key=scene.key, settings=scene.settings, labels=scene.watching.labels)

@@ -47,11 +47,24 @@ class Watching(Protocol):
     def why_over(self) -> str:
         """Why there is nothing to watch any more; nothing if all is well."""
 
+    @property
+    def has_moved(self) -> bool:
+        """Whether that is only because another image was chosen."""
+
+    def others(self) -> Sequence[Image]:
+        """The other images that are open and could be looked at."""
+
+    def choose(self, image: Image) -> None:
+        """Put one of those on stage, if it is still open."""
+
     def show_before(self, before: bool) -> None:
         """Show the result from before, or the newest one."""
 
     def look_at(self, index: tuple[int, ...], window: tuple[slice, slice]) -> None:
         """Bring a place into view."""
+
+    def bind_keys(self, keys: Mapping[str, Callable[[], object]]) -> None:
+        """Bind keys until `stop`."""
 
     def stop(self) -> None:
         """Watch no more."""

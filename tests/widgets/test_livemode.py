@@ -224,16 +224,106 @@ def test_an_error_leaves_everything_as_it_was(live, session, stage, qtbot, monke
     assert not live.livemode.switch.isChecked()
 
 
-def test_another_image_ends_it_and_loses_nothing(learned, session, stage, viewer, qtbot, idle, dim):
-    other = viewer.add_image(dim, name="other")
-    stage.choose(other)
+def choose(session, stage, layer):
+    stage.choose(layer)
+    session.image_changed.emit()
+
+
+@pytest.fixture
+def other(viewer, dim):
+    """Another image of the same kind, beneath the first one."""
+    layer = viewer.add_image(dim.T[::-1].copy(), name="other")
+    viewer.layers.move(len(viewer.layers) - 1, 0)
+    return layer
+
+
+def test_it_follows_to_another_image_and_back(
+    learned, other, paint, session, stage, viewer, qtbot, idle, click
+):
+    lives, first, before = session.lives, stage.source, session.model
+    mine = {
+        "corrections": stage.corrections().layer, "result": stage.result, "trial": stage.trial
+    }  # fmt: skip
+    labels, n_steps = mine["trial"].labels.copy(), lives.n_steps
+    choose(session, stage, other)
+    assert lives.is_on
+    assert session.message[1] == "Live mode goes on with other."
+    assert stage.corrections().layer is viewer.layers.selection.active
+    assert not mine["corrections"].visible
+    assert not mine["trial"].layer.visible
+    qtbot.waitUntil(lambda: stage.trial.labels.any(), timeout=20_000)
+    shown = mine["trial"].labels
+    assert np.array_equal(shown, labels)  # what is seen of the other is shown there
+    paint((40, 24), 2)
+    paint((20, 8), 1)
+    qtbot.waitUntil(lambda: lives.n_steps > n_steps + 3, timeout=20_000)
+    on_other = stage.trial
+    choose(session, stage, first)
+    assert stage.trial is mine["trial"]
+    assert stage.result is mine["result"]
+    assert mine["corrections"].visible
+    assert not on_other.layer.visible
+    paint((56, 8), 1)
+    qtbot.waitUntil(lambda: lives.is_settled and lives.is_up_to_date, timeout=20_000)
+    found = on_other.labels.copy()
+    click(learned.keep_button)
+    qtbot.waitUntil(off(session), timeout=20_000)
+    idle(session)
+    assert session.model.history[-1].parent == before.id
+    kept = [layer for layer in viewer.layers if layer.name == "other segmentation"]
+    assert np.array_equal(kept[0].data, found)
+    assert not kept[0].visible
+    assert on_other.layer not in viewer.layers
+    assert len(session.saved) == 2
+
+
+def test_go_back_takes_away_what_is_shown_of_both(
+    learned, other, session, stage, viewer, qtbot, click
+):
+    choose(session, stage, other)
+    qtbot.waitUntil(lambda: stage.trial.labels.any(), timeout=20_000)
+    click(learned.back_button)
+    qtbot.waitUntil(off(session), timeout=20_000)
+    assert not [layer for layer in viewer.layers if "after" in layer.name]
+    assert stage.trial is None
+    assert stage.result.layer.visible
+    assert stage.result.source is other
+
+
+def test_an_image_that_cannot_be_used_ends_it_and_loses_nothing(
+    learned, other, session, stage, qtbot, idle
+):
+    stage.choose(other, "yxx")
     session.image_changed.emit()
     assert session.message[1] == "Another image was chosen. Ending live mode."
     qtbot.waitUntil(lambda: not session.lives.is_on, timeout=20_000)
     idle(session)
     assert session.trial is not None
     session.go_back()
-    assert learned.switch.isEnabled()
+
+
+def test_next_goes_to_another_image_that_is_in_doubt(
+    on, other, session, stage, viewer, qtbot, click
+):
+    unsure = np.zeros_like(other.data)
+    unsure[8:40, 8:40], unsure[50:60, 50:60] = 100, 200  # half of the range
+    other.data = unsure
+    channel = viewer.add_image(other.data + 1, name="a channel", blending="additive")
+    lives = session.lives
+    first = stage.source
+    qtbot.waitUntil(lambda: len(lives._survey.others) == 1, timeout=20_000)
+    for _ in range(60):
+        click(on.next_button)
+        qtbot.wait(100)
+        if stage.source is not first:
+            break
+    assert stage.source is other
+    assert "in doubt here" in session.message[1]
+    assert session.message[1].endswith("of other).")
+    assert other.visible
+    assert not first.visible
+    assert channel.visible
+    qtbot.waitUntil(lambda: stage.trial.labels.any(), timeout=20_000)
 
 
 def test_cancel_asks_what_to_do_with_what_was_learned(learned, session, qtbot, idle):

@@ -12,7 +12,7 @@ import pandas as pd
 from napari.components import ViewerModel
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Shapes
-from napari.utils.colormaps import DirectLabelColormap
+from napari.utils.colormaps import CyclicLabelColormap
 
 from napari_unet.core.corrections import Box
 from napari_unet.core.image import Image
@@ -31,6 +31,8 @@ __all__ = [
 TAG = "napari-unet-live"
 COLORS = ("#00000000", "#3d8bfd", "#ff8c1a", "#35c46b", "#e64ca6", "#f2d13c", "#8f6bf2", "#2fc6c6")
 """Untouched, background, then the classes; a class beyond the last colour starts over."""
+N_COLORS = 250
+"""napari starts over after so many values; it takes 255 at most."""
 UNDO_LIMIT = 2**22
 """Changes of up to this many px go through napari's undo."""
 
@@ -71,7 +73,7 @@ class CorrectionsLayer:
             name=f"{source.name} corrections",
             opacity=0.6,
             metadata={TAG: {"role": "corrections", "image": image.name}},
-            colormap=_colormap(class_names),
+            colormap=_colormap(),
             features=pd.DataFrame({"class": ["untouched", *class_names]}),
             **placement(source, image),
         )
@@ -151,10 +153,13 @@ class CorrectionsLayer:
             self.on_changed(None)
 
 
-def _colormap(class_names: tuple[str, ...]) -> DirectLabelColormap:
-    colors: dict[int | None, str] = {None: "#00000000"}
-    colors.update({value: color_of(value) for value in range(len(class_names) + 1)})
-    return DirectLabelColormap(color_dict=colors)
+def _colormap() -> CyclicLabelColormap:
+    """A colour for each value.
+
+    NOTE: of a colormap by a dictionary, napari's numba compiles the mapping anew in each process:
+    a second or more in which the window stands still.
+    """
+    return CyclicLabelColormap(colors=[color_of(value) for value in range(N_COLORS)])
 
 
 def painted_boxes(atoms: Iterable[Any], image: Image) -> list[Box] | None:

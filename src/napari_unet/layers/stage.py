@@ -56,6 +56,8 @@ class Stage:
         self.on_layers_changed: Callable[[], object] | None = None
         self._corrections: dict[str, CorrectionsLayer] = {}
         self._images: tuple[Any, str, dict[int, Image], str] | None = None
+        self._others: dict[ImageLayer, tuple[Any, Image]] = {}
+        self._waiting: dict[ImageLayer, tuple[ResultLayer | None, ResultLayer | None]] = {}
         for name in ("inserted", "removed", "reordered", "renamed"):
             getattr(viewer.layers.events, name).connect(self._on_layers_changed)
         self.choose_any()
@@ -134,6 +136,37 @@ class Stage:
             image = image_of(self.source, axes)
             self._images = (data, axes, {0: image}, image.fingerprint())
         return self._images[2], self._images[3]
+
+    def others(self) -> dict[ImageLayer, Image]:
+        """The other images that the model may be corrected on, by their layers.
+
+        Those are of the kind of the chosen one: as many channels, and pixels of the same type. What
+        is added to others in the view is a channel of theirs.
+        """
+        mine = self.image()
+        known, self._others = self._others, {}
+        for layer in self.images():
+            if layer is self.source or layer.blending == "additive" or mine is None:
+                continue
+            before = known.get(layer)
+            try:
+                is_known = before is not None and before[0] is layer.data
+                image = before[1] if before is not None and is_known else image_of(layer)
+            except ImageError:
+                continue
+            kinds = {(one.n_channels, np.dtype(one.array.dtype)) for one in (mine, image)}
+            if len(kinds) == 1:
+                self._others[layer] = (layer.data, image)
+        return {layer: image for layer, (_, image) in self._others.items()}
+
+    def bring_forward(self, source: ImageLayer) -> None:
+        """Work on another image layer from now on, and make sure that it can be seen."""
+        layers = self.viewer.layers
+        for layer in self.images():
+            if layers.index(layer) > layers.index(source) and layer.blending != "additive":
+                layer.visible = False
+        source.visible = True
+        self.choose(source)
 
     def _on_layers_changed(self) -> None:
         self.choose_any()
@@ -226,20 +259,45 @@ class Stage:
 
     def settle_trial(self, keep: bool) -> None:
         """After Keep the result of the trial takes the place of the old; else it goes."""
+        waiting, self._waiting = self._waiting, {}
+        for result, trial in waiting.values():
+            settled = self._settled(result, trial, keep)
+            if settled is not None and settled.is_shown:
+                settled.layer.visible = False  # as all of an image that is not on stage
         trial, self.trial = self.trial, None
-        if trial is None or not trial.is_shown:
-            return
-        if keep and self.result is not None and self.result.is_usable:
+        self.result = self._settled(self.result, trial, keep)
+        if trial is not None and self.result is not None and self.result.is_shown:
             self.result.layer.visible = True
-            self.result.take_over(trial)
+
+    def _settled(
+        self, result: ResultLayer | None, trial: ResultLayer | None, keep: bool
+    ) -> ResultLayer | None:
+        """What is left of a result and that of a trial."""
+        if trial is None or not trial.is_shown:
+            return result
+        if keep and result is not None and result.is_usable:
+            result.take_over(trial)
         elif keep:
             trial.layer.name = trial.layer.name.replace(" segmentation after", " segmentation")
             trial.layer.visible = True
-            self.result = trial
-            return
+            return trial
         self.viewer.layers.remove(trial.layer)
-        if self.result is not None and self.result.is_shown:
-            self.result.layer.visible = True
+        return result
+
+    def change_scene(self) -> None:
+        """Another image was chosen while a model is on trial: what is shown of it comes back, and
+        what is shown of the one before waits, hidden."""
+        shown = self.trial or self.result
+        if shown is None or shown.source is self.source or self.source is None:
+            return
+        self._waiting[shown.source] = (self.result, self.trial)
+        self.result, self.trial = self._waiting.pop(self.source, (None, None))
+        for found in self._corrections.values():
+            if found.layer in self.viewer.layers and found.source in (shown.source, self.source):
+                found.layer.visible = found.source is self.source
+        for one in self._waiting[shown.source]:
+            if one is not None and one.is_shown:
+                one.layer.visible = False
 
     def show_before(self, before: bool) -> None:
         """Show the result from before training, or the one on trial."""

@@ -73,7 +73,7 @@ class Watcher:
         self._touched: set[Origin] = set()
         if isinstance(target, WindowLayer):
             target.view = self._box
-            layers = stage.viewer.layers
+            layers = self._layers
             layers.move(layers.index(target.layer), layers.index(corrections.layer))
         self._keys: list[str] = []
         self._connect()
@@ -127,7 +127,7 @@ class Watcher:
 
     def why_over(self) -> str:
         """Why there is nothing to watch any more, in a sentence; nothing if all is well."""
-        layers = self.stage.viewer.layers
+        layers = self._layers
         if self._source not in layers:
             return "The image was removed."
         if self.stage.source is not self._source or not self._is_same_image():
@@ -139,6 +139,27 @@ class Watcher:
         if not self.target.is_usable:
             return "The result itself was painted in. Paint on the corrections instead."
         return ""
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether that is only because another image was chosen."""
+        chosen = self.stage.source
+        return chosen is not None and chosen is not self._source and self._source in self._layers
+
+    @property
+    def _layers(self) -> Any:
+        return self.stage.viewer.layers
+
+    def others(self) -> list[Image]:
+        """The other images that are open and could be looked at."""
+        return list(self.stage.others().values())
+
+    def choose(self, image: Image) -> None:
+        """Put one of those on stage, if it is still open."""
+        for layer, other in self.stage.others().items():
+            if other is image:
+                self.stage.bring_forward(layer)
+                return
 
     def _is_same_image(self) -> bool:
         try:

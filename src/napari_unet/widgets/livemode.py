@@ -100,6 +100,7 @@ class LiveModeWidget(Step):
         self.states.activated.connect(self._on_states_activated)
         self.keep_button.clicked.connect(partial(lives.leave, True))
         self.back_button.clicked.connect(partial(lives.leave, False))
+        lives.moved.connect(self._set_scene)
         lives.progressed.connect(self._on_lives_progressed)
         lives.ended.connect(self._on_lives_ended)
         for signal in (
@@ -121,8 +122,6 @@ class LiveModeWidget(Step):
         """Learn from now on; returns whether it was started."""
         if self.session.lives.is_on or self._why_not():
             return False
-        if self.stage.corrections() is None:
-            self._open_corrections()
         try:
             scene = self._scene()
         except (UNetLiveError, MemoryError) as error:
@@ -130,19 +129,33 @@ class LiveModeWidget(Step):
             return False
         if scene is None:
             return False
-        watcher = scene.watching
-        assert isinstance(watcher, Watcher)
-        if not self.session.lives.start(scene):
-            watcher.stop()
+        if not self.session.lives.start(scene, self._new_scene):
+            scene.watching.stop()
             self.stage.settle_trial(False)
             return False
-        watcher.bind_keys({NEXT_KEY: self._on_next_key, BEFORE_KEY: self._on_before_key})
+        self._set_scene()
+        return True
+
+    def _set_scene(self) -> None:
+        """The brush paints on the image on stage, and the keys are those of live mode."""
+        scene = self.session.lives.scene
+        assert scene is not None
+        keys = {NEXT_KEY: self._on_next_key, BEFORE_KEY: self._on_before_key}
+        scene.watching.bind_keys(keys)
         self.stage.show_before(False)
         self.stage.activate_corrections()
-        return True
+
+    def _new_scene(self) -> Scene | None:
+        """Another image was chosen, and live mode is to go on with it."""
+        if self._why_no_image():
+            return None
+        self.stage.change_scene()
+        return self._scene()
 
     def _scene(self) -> Scene | None:
         """What live mode will be about: the chosen image, and a layer for what is learned."""
+        if self.stage.corrections() is None:
+            self._open_corrections()
         stage, model = self.stage, self.session.model
         image, corrections = stage.image(), stage.corrections()
         if image is None or corrections is None or model is None or stage.source is None:
@@ -216,6 +229,9 @@ class LiveModeWidget(Step):
             return "Open a model first."
         if session.trial is not None:
             return "Decide on the trained model first: Keep or Go back."
+        return self._why_no_image()
+
+    def _why_no_image(self) -> str:
         if self.stage.source is None:
             return "Open an image first."
         try:

@@ -14,7 +14,7 @@ from napari_unet.core.live import learner as learner_module
 from napari_unet.core.live import living as living_module
 from napari_unet.core.live import viewing as viewing_module
 from napari_unet.core.live.images import live_image, painted_blocks
-from napari_unet.core.live.inbox import Busy, Forget, GoBack, Inbox, Looking, Painted
+from napari_unet.core.live.inbox import AlsoOpen, Busy, Forget, GoBack, Inbox, Looking, Painted
 from napari_unet.core.live.living import living
 from napari_unet.core.live.settings import LiveSettings
 from napari_unet.core.progress import FinishEarly
@@ -121,6 +121,29 @@ def test_it_comes_to_rest_then_shows_the_rest_and_wakes(tiny_model, case):
     corrections[50:52] = 1
     inbox.put(Painted(image=image, blocks=painted_blocks(corrections)))
     assert max(one.step for one in islice(work, 5)) > QUICK.settle
+
+
+def test_other_images_are_looked_at_last_and_only_if_they_can_be(tiny_model, case):
+    others = [
+        live_image(make_image(np.full(shape, 7, np.float32), axes))
+        for shape, axes in (((2, 80, 90), "zyx"), ((3, 40, 40), "cyx"))
+    ]
+    inbox = Inbox()
+    work = living(tiny_model, inbox, QUICK)
+    inbox.put(looking(case, (slice(0, 30), slice(0, 30))))
+    inbox.put(AlsoOpen(images=(case[0], *others)))
+    progress = list(islice(work, 60))
+    seen = [one.seen for one in progress if one.seen]
+    mine, other = case[0].key, others[0].key
+    assert [(one.key, one.index) for one in seen] == [
+        (mine, ()), (mine, ()), (other, (0,)), (other, (1,))
+    ]  # fmt: skip
+    assert [one.is_view for one in seen] == [True, False, False, False]
+    assert seen[-1].shape == (80, 90)
+    assert progress[-1].message == "Waiting for strokes"  # nobody asked about the colours
+    inbox.put(AlsoOpen(images=()))
+    inbox.put(stroke(case))
+    assert {one.seen.key for one in islice(work, 60) if one.seen} == {mine}
 
 
 def test_it_pauses_while_the_mouse_is_pressed(tiny_model, case):

@@ -125,3 +125,9 @@ def test_the_rest_of_a_stack_follows_plane_by_plane():
     for piece in rest:
         covered[piece.index][piece.window] += 1
     assert (covered == 1).all()
+
+
+def test_other_stacks_come_after_the_one_in_view():
+    view = view_of(noise(3, 2, 20, 20), (slice(0, 20), slice(0, 20)), (1, 0))
+    rest = [one.index for one in rest_of(view, view.image.image)]
+    assert rest == [(1, 0), (1, 1), (2, 0), (2, 1), (0, 0), (0, 1)]

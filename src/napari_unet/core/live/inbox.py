@@ -13,7 +13,16 @@ from typing import TypeAlias
 from napari_unet.core.corrections import CorrectedBlock
 from napari_unet.core.live.images import LiveImage, PaintedBlock
 
-__all__ = ["Busy", "Forget", "GoBack", "Inbox", "Looking", "Message", "Painted"]
+__all__ = [
+    "AlsoOpen",
+    "Busy",
+    "Forget",
+    "GoBack",
+    "Inbox",
+    "Looking",
+    "Message",
+    "Painted",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -41,6 +50,14 @@ class Looking:
     image: LiveImage | None
     index: tuple[int, ...] = ()
     window: tuple[slice, slice] = (slice(0, 0), slice(0, 0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class AlsoOpen:
+    """Other images that are worth a look when the one in view is done; they replace those of the
+    last such message."""
+
+    images: tuple[LiveImage, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +89,7 @@ class GoBack:
     state: int
 
 
-Message: TypeAlias = Painted | Looking | Busy | Forget | GoBack
+Message: TypeAlias = Painted | Looking | AlsoOpen | Busy | Forget | GoBack
 
 
 class Inbox:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from napari_unet.core.device import release_memory
 from napari_unet.core.errors import TrainingError, UNetLiveError
-from napari_unet.core.live.inbox import Busy, Forget, Inbox, Looking, Painted
+from napari_unet.core.live.inbox import AlsoOpen, Busy, Forget, Inbox, Looking, Painted
 from napari_unet.core.live.learner import Learner
 from napari_unet.core.live.outcome import LiveOutcome, outcome_of
 from napari_unet.core.live.settings import LiveSettings
@@ -24,6 +25,7 @@ from napari_unet.core.progress import FinishEarly, Work
 from napari_unet.core.running import is_out_of_memory
 
 if TYPE_CHECKING:
+    from napari_unet.core.live.images import LiveImage
     from napari_unet.core.live.inbox import Message
 
 __all__ = ["SCORE_EVERY", "LiveOutcome", "LiveProgress", "living"]
@@ -35,6 +37,8 @@ LEAST_PIECE = 192
 """Edge of the smallest pieces that a view is predicted in, in px."""
 LONG = 0.3
 """A piece that takes so many seconds is too large."""
+MOST_OF_OTHERS = 2**24
+"""So many px of each other image are looked at."""
 NEXT_LOOK = 3
 """Steps from one look to the next at least; the first look comes after the first step."""
 SCORE_EVERY = 25
@@ -80,6 +84,7 @@ class _Gaze:
         self.view: View | None = None
         self.is_busy = False
         self.piece_size = PIECE_SIZE if dims == 2 else LEAST_PIECE
+        self._others: tuple[LiveImage, ...] = ()
         self._pending: Iterator[View] = iter(())
         self._rest: Iterator[View] = iter(())
         self._version = -1
@@ -97,6 +102,8 @@ class _Gaze:
                         image=message.image, index=message.index, window=message.window
                     )
                 self._pending, self._version, self._rest_version = iter(()), -1, -1
+            elif isinstance(message, AlsoOpen):
+                self._others, self._rest_version = message.images, -1
             elif isinstance(message, Painted):
                 self._pending = iter(())  # what is old by now would only delay the first step
             elif isinstance(message, Forget) and self._shows(message.key):
@@ -141,12 +148,42 @@ class _Gaze:
         if self.view is None or self.view.image.image is None:
             return None
         if self._rest_version != learner.version:
-            self._rest = rest_of(self.view, self.view.image.image, self.piece_size)
+            mine = rest_of(self.view, self.view.image.image, self.piece_size)
+            self._rest = chain(mine, self._of_others())
             self._rest_version = learner.version
         piece = next(self._rest, None)
-        while piece is not None and _is_inside(piece, self.view):
+        while piece is not None and self.is_in_view(piece):
             piece = next(self._rest, None)
         return piece
+
+    def is_in_view(self, piece: View) -> bool:
+        """Whether a piece is a part of what is in view."""
+        return (
+            self.view is not None
+            and self._shows(piece.image.key)
+            and piece.index == self.view.index
+            and _is_inside(piece.window, self.view.window)
+        )
+
+    def drop(self, image: LiveImage) -> None:
+        """Look at an image no more: it cannot be read, or the model does not take it."""
+        if self._shows(image.key):
+            self.view = None
+        self._others = tuple(one for one in self._others if one is not image)
+
+    def _of_others(self) -> Iterator[View]:
+        """As much of other images as tells whether they are in doubt."""
+        for other in self._others:
+            if other.image is None or self._shows(other.key):
+                continue
+            *leading, height, width = other.image.label_shape
+            whole = (slice(0, height), slice(0, width))
+            first = View(image=other, index=(0,) * len(leading), window=whole)
+            n_pieces = MOST_OF_OTHERS // self.piece_size**2
+            for piece in islice(rest_of(first, other.image, self.piece_size), n_pieces):
+                if other not in self._others:  # it was dropped
+                    break
+                yield piece
 
 
 def living(
@@ -238,8 +275,9 @@ def _seen(learner: Learner, viewer: Viewer, piece: View, gaze: _Gaze) -> Seen | 
     try:
         outputs = viewer.outputs(learner.network, piece, learner.device)
     except UNetLiveError as error:
-        learner.message = str(error)
-        gaze.view = None
+        if gaze.is_in_view(piece):
+            learner.message = str(error)
+        gaze.drop(piece.image)
         return None
     except (RuntimeError, MemoryError) as error:
         viewer.forget()
@@ -251,16 +289,20 @@ def _seen(learner: Learner, viewer: Viewer, piece: View, gaze: _Gaze) -> Seen | 
     gaze.took(time.monotonic() - start)
     return Seen(
         key=piece.image.key, index=piece.index, window=piece.window, outputs=outputs,
-        version=learner.version, n_steps=learner.n_steps,
-        is_view=gaze.view is not None and _is_inside(piece, gaze.view),
+        version=learner.version, shape=_plane_of(piece.image), n_steps=learner.n_steps,
+        is_view=gaze.is_in_view(piece),
     )  # fmt: skip
 
 
-def _is_inside(piece: View, view: View) -> bool:
-    return piece.index == view.index and all(
-        outer.start <= part.start and part.stop <= outer.stop
-        for part, outer in zip(piece.window, view.window, strict=True)
-    )
+def _plane_of(image: LiveImage) -> tuple[int, int]:
+    assert image.image is not None
+    height, width = image.image.label_shape[-2:]
+    return height, width
+
+
+def _is_inside(window: tuple[slice, slice], outer: tuple[slice, slice]) -> bool:
+    sides = zip(window, outer, strict=True)
+    return all(whole.start <= part.start and part.stop <= whole.stop for part, whole in sides)
 
 
 def _progress(

@@ -54,6 +54,7 @@ class Seen:
     index, window : where: the axes before `(y, x)`, and `(y, x)` in px.
     outputs : float16 `(output, y, x)`, probabilities.
     version : of the weights.
+    shape : of the plane, `(y, x)` in px.
     n_steps : training steps that the weights have seen.
     is_view : whether it was in view; otherwise the rest of the image follows.
     """
@@ -63,6 +64,7 @@ class Seen:
     window: Window
     outputs: npt.NDArray[np.float16]
     version: int
+    shape: tuple[int, int]
     n_steps: int = 0
     is_view: bool = True
 
@@ -176,7 +178,10 @@ def pieces_of(view: View, size: int = PIECE_SIZE) -> Iterator[View]:
 
 
 def rest_of(view: View, image: Image, size: int = PIECE_SIZE) -> Iterator[View]:
-    """The rest of the image: the plane in view from there outwards, then the planes around it."""
+    """The rest of the image: the plane in view from there outwards, then the planes around it.
+
+    Planes of the same stack come first, the nearest before others; then the other stacks.
+    """
     height, width = image.label_shape[-2:]
     whole = View(image=view.image, index=view.index, window=(slice(0, height), slice(0, width)))
     middle = tuple((part.start + part.stop) / 2 for part in view.window)
@@ -187,12 +192,12 @@ def rest_of(view: View, image: Image, size: int = PIECE_SIZE) -> Iterator[View]:
 
 
 def _planes_near(index: tuple[int, ...], shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """All planes along the last axis that is stepped through, the nearest first."""
+    """All planes: the nearest along the last axis that is stepped through, then along others."""
     if not shape:
         yield ()
         return
-    at = index[-1]
-    for step in range(shape[-1]):
-        for place in dict.fromkeys((at + step, at - step)):
-            if 0 <= place < shape[-1]:
-                yield (*index[:-1], place)
+    for outer in _planes_near(index[:-1], shape[:-1]):
+        for step in range(shape[-1]):
+            for place in dict.fromkeys((index[-1] + step, index[-1] - step)):
+                if 0 <= place < shape[-1]:
+                    yield (*outer, place)
