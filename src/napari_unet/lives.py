@@ -436,9 +436,9 @@ class Lives(QObject):
             if self.scene.key != place.key:
                 return
         self.scene.watching.look_at(place.index, place.window)
-        where = f" of {self.scene.image.name}" if len(open_now) > 1 else ""
+        where = f", in {self.scene.image.name}" if len(open_now) > 1 else ""
         self._session.say(
-            "info", f"The model is in doubt here ({place.score:.0%} of the place{where})."
+            "info", f"The model is in doubt here{where} ({place.score:.0%} of the place)."
         )
 
     @property

@@ -318,8 +318,7 @@ def test_next_goes_to_another_image_that_is_in_doubt(
         if stage.source is not first:
             break
     assert stage.source is other
-    assert "in doubt here" in session.message[1]
-    assert session.message[1].endswith("of other).")
+    assert "in doubt here, in other" in session.message[1]
     assert other.visible
     assert not first.visible
     assert channel.visible

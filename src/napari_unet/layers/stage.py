@@ -159,15 +159,6 @@ class Stage:
                 self._others[layer] = (layer.data, image)
         return {layer: image for layer, (_, image) in self._others.items()}
 
-    def bring_forward(self, source: ImageLayer) -> None:
-        """Work on another image layer from now on, and make sure that it can be seen."""
-        layers = self.viewer.layers
-        for layer in self.images():
-            if layers.index(layer) > layers.index(source) and layer.blending != "additive":
-                layer.visible = False
-        source.visible = True
-        self.choose(source)
-
     def _on_layers_changed(self) -> None:
         self.choose_any()
         if self.on_layers_changed is not None:
@@ -290,6 +281,7 @@ class Stage:
         shown = self.trial or self.result
         if shown is None or shown.source is self.source or self.source is None:
             return
+        self._uncover(self.source)
         self._waiting[shown.source] = (self.result, self.trial)
         self.result, self.trial = self._waiting.pop(self.source, (None, None))
         for found in self._corrections.values():
@@ -298,6 +290,15 @@ class Stage:
         for one in self._waiting[shown.source]:
             if one is not None and one.is_shown:
                 one.layer.visible = False
+
+    def _uncover(self, source: ImageLayer) -> None:
+        """Make sure that an image can be seen: those that lie above it are hidden."""
+        layers = self.viewer.layers
+        source.visible = True
+        for layer in self.images():
+            is_above = layers.index(layer) > layers.index(source) and layer.blending != "additive"
+            if is_above and _overlap(layer.extent.world, source.extent.world):
+                layer.visible = False
 
     def show_before(self, before: bool) -> None:
         """Show the result from before training, or the one on trial."""
@@ -409,6 +410,12 @@ class Stage:
         """Remove the layer that boxes are drawn on."""
         remove_boxes(self.viewer)
         self.activate_corrections()
+
+
+def _overlap(one: npt.NDArray[np.floating], other: npt.NDArray[np.floating]) -> bool:
+    """Whether two extents `(2, axis)`, low and high ends, have something in common in the plane."""
+    first, second = one[:, -2:], other[:, -2:]
+    return bool((np.maximum(first[0], second[0]) < np.minimum(first[1], second[1])).all())
 
 
 _STAGES: WeakKeyDictionary[Any, Stage] = WeakKeyDictionary()

@@ -158,7 +158,7 @@ class Watcher:
         """Put one of those on stage, if it is still open."""
         for layer, other in self.stage.others().items():
             if other is image:
-                self.stage.bring_forward(layer)
+                self.stage.choose(layer)
                 return
 
     def _is_same_image(self) -> bool:
