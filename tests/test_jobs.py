@@ -346,6 +346,29 @@ def test_finishing_early_what_has_no_result_yet_says_so(qtbot):
     assert "unforeseen" not in record.sentences[0]
 
 
+@pytest.mark.parametrize("keeps", [True, False])
+def test_what_napari_ends_keeps_its_best_so_far_if_it_is_to(qtbot, keeps):
+    """napari ends workers from its list of tasks, and those of a window that closes."""
+    job = Job(keeps_the_best, keeps=keeps)
+    record = Record(job)
+    job.start()
+    qtbot.waitUntil(lambda: len(record.progress) > 2)
+    with qtbot.waitSignal(job.ended):
+        job._worker.quit()
+    assert len(record.results) == (1 if keeps else 0)
+    assert record.sentences == []
+
+
+def test_a_job_that_keeps_can_be_stopped_all_the_same(qtbot):
+    job = Job(keeps_the_best, keeps=True)
+    record = Record(job)
+    job.start()
+    qtbot.waitUntil(lambda: len(record.progress) > 2)
+    with qtbot.waitSignal(job.ended):
+        job.stop()
+    assert record.results == []
+
+
 def test_finishing_early_after_the_end_does_nothing(qtbot):
     job = Job(counting)
     record = run(qtbot, job)

@@ -40,6 +40,14 @@ class _WorkRunner(GeneratorWorker):
     """
 
     finish_requested = False
+    finishes_on_quit = False
+
+    def quit(self) -> None:
+        """Stop; the work that has something to keep is asked for its result instead."""
+        if self.finishes_on_quit:
+            self.finish_requested = True
+        else:
+            super().quit()
 
     def work(self) -> Any:
         with contextlib.closing(self._gen):
@@ -88,6 +96,8 @@ class Job(QObject):
     ----------
     make_work : makes the work; called on the worker thread.
     urgent : get a thread of its own at once, even if all are taken by others.
+    keeps : whether the work returns what it has so far when napari ends it: from its list of
+        tasks, or because a window closed that it took for that of the work.
 
     Attributes
     ----------
@@ -107,12 +117,14 @@ class Job(QObject):
         make_work: Callable[[], Work[Any, Any]],
         parent: QObject | None = None,
         urgent: bool = False,
+        keeps: bool = False,
     ) -> None:
         super().__init__(parent)
         self.is_running = True
         self.is_stopped = False
         self._is_urgent = urgent
         self._worker = self._make_worker(make_work)
+        self._worker.finishes_on_quit = keeps
 
     def start(self) -> None:
         """Hand the work to the thread pool; connect the signals before."""
@@ -123,6 +135,7 @@ class Job(QObject):
     def stop(self) -> None:
         """Stop at the next yield and drop the result; `ended` still comes."""
         self.is_stopped = True
+        self._worker.finishes_on_quit = False
         self._worker.quit()
 
     def finish_early(self) -> None:

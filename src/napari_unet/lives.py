@@ -144,7 +144,7 @@ class Lives(QObject):
         if not session.is_busy:  # whoever hears of the job must find live mode on
             self._reset()
             self._desk, self.scene, self._new_scene = desk, scene, new_scene
-        if not session.start(LIVE, make_work, self._on_returned, self._on_progressed):
+        if not session.start(LIVE, make_work, self._on_returned, self._on_progressed, keeps=True):
             return False
         self._listen(scene)
         session.say("info", "Paint where it is wrong: the model learns from every stroke.")

@@ -136,6 +136,7 @@ class Session(QObject):
         make_work: Callable[[], Generator[Any, None, Any]],
         on_returned: Callable[[Any], None],
         on_progressed: Callable[[Any], None] | None = None,
+        keeps: bool = False,
     ) -> bool:
         """Run work that the user waits for; says so and returns False if some runs already.
 
@@ -145,11 +146,12 @@ class Session(QObject):
         make_work : makes the work; called on the worker thread.
         on_returned : called with its result, when the next job may start.
         on_progressed : called with each value that it yields.
+        keeps : whether it has something to keep if napari ends it; see `Job`.
         """
         if self._job is not None:
             self.say("info", f"{self.busy} is still running. Wait for it, or cancel it first.")
             return False
-        job = Job(make_work, parent=self)
+        job = Job(make_work, parent=self, keeps=keeps)
         if on_progressed is not None:
             job.progressed.connect(on_progressed)
         job.progressed.connect(self.progressed)

@@ -325,6 +325,15 @@ def test_next_goes_to_another_image_that_is_in_doubt(
     qtbot.waitUntil(lambda: stage.trial.labels.any(), timeout=20_000)
 
 
+def test_a_worker_that_napari_ends_leaves_the_decision_to_the_user(learned, session, qtbot, idle):
+    session._job._worker.quit()
+    qtbot.waitUntil(lambda: session.trial is not None, timeout=20_000)
+    idle(session)
+    assert not session.lives.is_on
+    assert len(session.rounds) == 1
+    session.go_back()
+
+
 def test_cancel_asks_what_to_do_with_what_was_learned(learned, session, qtbot, idle):
     session.cancel()
     qtbot.waitUntil(lambda: session.trial is not None, timeout=20_000)
