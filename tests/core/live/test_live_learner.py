@@ -15,7 +15,7 @@ from napari_unet.core.live import learner as learner_module
 from napari_unet.core.live.images import live_image, painted_blocks
 from napari_unet.core.live.inbox import Forget, GoBack, Painted
 from napari_unet.core.live.learner import Learner
-from napari_unet.core.live.objective import BRAKE, MOST_DIVERGENCE, PULL, loss_of
+from napari_unet.core.live.objective import BRAKE, LIGHTLY, MOST_DIVERGENCE, PULL, loss_of
 from napari_unet.core.live.outcome import outcome_of
 from napari_unet.core.live.scores import Exam
 from napari_unet.core.live.settings import LiveSettings
@@ -141,21 +141,28 @@ def test_strokes_stay_when_their_image_goes_unless_they_are_to_go_too(tiny_model
     assert learner.paint.n_blocks == 0
 
 
-def test_old_answers_do_not_delay_the_first_steps(tiny_model):
-    """They are asked for patch by patch at first, then piece by piece, one in each step."""
-    image, truth = inverted_case(600)
-    learner = Learner(tiny_model, replace(QUICK, memory=0.5, settle=40))
-    learner.take([message(image, painted(truth, rows=(8, 300, 580)))])
-    pieces = list(learner.paint.all())
-    assert len(pieces) > 3
+def test_untouched_pixels_hold_to_what_was_shown_before_the_newest_stroke(tiny_model, monkeypatch):
+    asked = []
 
-    def n_known():
-        return sum(piece.answer is not None for piece in pieces)
+    def answer_on(network, image, about):
+        asked.append((network, len(image)))
+        return real(network, image, about)
 
-    known = [n_known() for _ in range(30) if learner.step() is not None]
-    assert known[: batches_module.FOCUS - 1] == [0] * (batches_module.FOCUS - 1)
-    assert set(np.diff(known)) <= {0, 1}
-    assert known[-1] > 1
+    real = learner_module.answer_on
+    monkeypatch.setattr(learner_module, "answer_on", answer_on)
+    learner = taught(tiny_model, replace(QUICK, memory=0.5, settle=40))
+    learner.step()
+    assert asked == []  # the first step shows soon
+    steps_of(learner, 9)
+    assert {(network, n) for network, n in asked} == {(learner._before, 1)}
+    assert weights_id(learner._before) == tiny_model.id
+    shown = weights_id(learner.network)
+    image, truth = inverted_case()
+    learner.take([message(image, painted(truth, rows=(8, 11, 34)))])
+    steps_of(learner, 3)
+    assert weights_id(learner._before) == shown
+    assert weights_id(learner.network) != shown
+    assert weights_id(learner.old) == tiny_model.id
 
 
 def test_the_very_first_step_is_half_as_long(tiny_model):
@@ -234,6 +241,8 @@ def test_the_pull_is_nothing_at_the_old_answer_and_bounded(outcome, n):
     def pull(now):
         return loss_of(now, target, old, torch.tensor([False]), about, 1.0)[1].item()
 
+    lightly = loss_of(-logits, target, old, torch.tensor([False]), about, 1.0, lightly=True)[1]
+    assert lightly.item() == pytest.approx(LIGHTLY * pull(-logits))
     assert pull(logits) == pytest.approx(0, abs=0.02 * PULL)
     assert pull(0.02 * logits) > 3 * pull(logits)
     assert pull(0.02 * logits) < pull(-logits) <= PULL * (1 + BRAKE * MOST_DIVERGENCE)

@@ -21,8 +21,6 @@ __all__ = ["FOCUS", "Batches"]
 
 FOCUS = 5
 """So many steps after a stroke show it in most of their patches."""
-MOST_ANSWERS = 64
-"""Old answers are kept for so many pieces."""
 
 
 class Batches:
@@ -44,7 +42,6 @@ class Batches:
         self._paint = paint
         self._random = torch.Generator().manual_seed(settings.seed)
         self._memories = [_memory(picture) for picture in rehearsal_images(model)]
-        self._answered: list[Piece] = []
         self._plan: PatchPlan | None = None
         self.patch_size = settings.patch_size
 
@@ -71,12 +68,9 @@ class Batches:
     def draw(self, since: int, n_steps: int, old: nn.Module, device: torch.device) -> Batch:
         """A batch, `since` steps after the last stroke and `n_steps` from the very start.
 
-        Old answers to new pieces are asked for one by one, and not in the first steps, which
-        are to show soon. Until then a batch comes without answers, to be asked for its patches.
-
         Parameters
         ----------
-        old, device : the network before, for its answers, and where it is.
+        old, device : the network before, for its answers to rehearsal pictures, and where it is.
         """
         plan, values = self.plan, self._paint.values
         n = plan.n_patches
@@ -84,13 +78,9 @@ class Batches:
         if since < FOCUS:
             n_new = max(n_new, n - 1)
         patches = []
-        may_ask = since >= FOCUS  # NOTE: the old answer to a whole piece takes half a step
         for i in range(n):
             recent = self._recent(i, since) if i < n_new else None
             piece, place = recent or self._any(values[(i + n_steps) % len(values)])
-            if may_ask and piece.answer is None:
-                self._answer(piece, old, device)
-                may_ask = False
             patch = cut(piece, near(place, plan.spread, self._random), plan.shape)
             patches.append(varied(patch, self._random))
         patches += [self._remembered(plan, old, device) for _ in range(plan.n_memories)]
@@ -136,7 +126,8 @@ class Batches:
         return varied(cut(picture, center, plan.shape), self._random)
 
     def _answer(self, piece: Piece, old: nn.Module, device: torch.device) -> None:
-        """Make sure that the old answer is known, of planes; of volumes it is asked each time."""
+        """Make sure that the old answer to a rehearsal picture is known, of planes; of volumes it
+        is asked each time."""
         if piece.answer is not None or piece.target.ndim == 3 or not self._settings.memory:
             return
         image = piece.image.expand(self._about.in_channels, *piece.image.shape[1:])
@@ -146,10 +137,6 @@ class Batches:
         found = answer_on(old, shown[None].to(device), self._about)[0]
         inner = (slice(None), *(slice(n) for n in shape))
         piece.answer = found[inner].to("cpu", torch.float16)
-        if not any(piece is one for one in self._memories):
-            self._answered.append(piece)
-        while len(self._answered) > MOST_ANSWERS:
-            self._answered.pop(0).answer = None
 
 
 def _memory(picture: Tensor) -> Piece:

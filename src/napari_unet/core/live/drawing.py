@@ -29,9 +29,10 @@ class Stroke:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Batch:
-    """Images `(b, c, [z,] y, x)`, targets `(b, [z,] y, x)`, old answers, and which are rehearsal.
+    """Images `(b, c, [z,] y, x)`, targets `(b, [z,] y, x)`, and which are rehearsal: the last ones.
 
-    The answers `(b, output, [z,] y, x)` are None if they are still to be asked for.
+    The old answers to those `(rehearsal, output, [z,] y, x)` are None if they are still to be asked
+    for.
     """
 
     image: Tensor
@@ -117,11 +118,12 @@ def varied(patch: Patch, generator: Generator) -> Patch:
 
 def batch_of(patches: Sequence[Patch], n_memories: int, in_channels: int) -> Batch:
     """Patches, the last `n_memories` of them rehearsal, as one batch."""
-    answers = [patch.answer for patch in patches if patch.answer is not None]
+    first = len(patches) - n_memories
+    answers = [patch.answer for patch in patches[first:] if patch.answer is not None]
     images = [patch.image.expand(in_channels, *patch.image.shape[1:]) for patch in patches]
     return Batch(
         image=torch.stack(images),
         target=torch.stack([patch.target for patch in patches]),
-        answer=torch.stack(answers) if len(answers) == len(patches) else None,
-        is_memory=torch.arange(len(patches)) >= len(patches) - n_memories,
+        answer=torch.stack(answers) if answers and len(answers) == n_memories else None,
+        is_memory=torch.arange(len(patches)) >= first,
     )

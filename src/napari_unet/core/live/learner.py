@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from napari_unet.core.device import autocast, choose_device, release_memory
 from napari_unet.core.engine.facts import general_facts
@@ -26,6 +26,7 @@ from napari_unet.core.live.scores import Exam, exam_of
 from napari_unet.core.live.settings import LiveSettings
 from napari_unet.core.live.standing import Standing
 from napari_unet.core.live.states import State, States, Weights, weights_of
+from napari_unet.core.losses import output_probabilities
 from napari_unet.core.model import Model
 from napari_unet.core.patches import seen
 from napari_unet.core.running import is_out_of_memory
@@ -95,6 +96,7 @@ class Learner:
         self._network = network.to(memory_format=form)  # type: ignore[call-overload]
         self._network.eval()  # NOTE: batch statistics of a few strokes would ruin those learned
         self._shown = copy.deepcopy(self._network).requires_grad_(False)
+        self._before = copy.deepcopy(self._shown)  # what was shown before the newest stroke
         self._optimizer = torch.optim.AdamW(
             self._network.parameters(), lr=self.settings.learning_rate, weight_decay=0.0
         )
@@ -147,8 +149,9 @@ class Learner:
         return has_changed
 
     def _changed(self) -> None:
-        """Strokes came or went: learn again."""
+        """Strokes came or went: learn again, and hold to what is shown now elsewhere."""
         self._since = 0
+        self._before.load_state_dict(self._shown.state_dict())
         self._standing.changed()
         self._batches.changed()
         self.message = ""
@@ -221,18 +224,33 @@ class Learner:
         target = seen(batch.target.to(self.device), self._facts.fit)
         with autocast(self.device, self.model.config.dims):
             logits = self._network(image)
-        answer = batch.answer
-        if answer is not None:
-            answer = seen(answer.to(self.device), self._facts.fit)
-        elif self.settings.memory:
-            answer = answer_on(self._old, image, self._about)
-        is_memory = batch.is_memory.to(self.device)
+        answer = self._answers(batch, image.detach(), logits) if self.settings.memory else None
         painted, held = loss_of(
-            logits, target, answer, is_memory, self._about, self.settings.memory
-        )
+            logits, target, answer, batch.is_memory.to(self.device), self._about,
+            self.settings.memory, lightly=len(self.paint.values) > 1,
+        )  # fmt: skip
         self._optimizer.zero_grad(set_to_none=True)
         (painted + held).backward()
         return float(painted.item())
+
+    @torch.no_grad()
+    def _answers(self, batch: Batch, image: Tensor, logits: Tensor) -> Tensor:
+        """What is held to: what was shown of patches before the newest stroke, and the old answer
+        to rehearsal pictures.
+
+        In the first step after a stroke both are as good as the same, and nothing is asked: it is
+        to show soon.
+        """
+        n = int((~batch.is_memory).sum())
+        if self._since:
+            answers = [answer_on(self._before, image[:n], self._about)]
+        else:
+            answers = [output_probabilities(logits[:n], self._about.outcome)]
+        if batch.answer is not None:
+            answers.append(seen(batch.answer.to(self.device), self._facts.fit).float())
+        elif n < len(image):
+            answers.append(answer_on(self._old, image[n:], self._about))
+        return torch.cat(answers)
 
     @torch.no_grad()
     def _average(self) -> None:

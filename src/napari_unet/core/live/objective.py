@@ -1,4 +1,4 @@
-"""What a step wants: painted pixels right, and the old answer where nobody painted."""
+"""What a step wants: painted pixels right, and elsewhere what was said before."""
 
 from __future__ import annotations
 
@@ -26,12 +26,16 @@ MOST_DIVERGENCE = 4.0
 """... and the most that it is for a pixel: strokes that speak against it win."""
 LEAST = 1e-4
 PULL = 4.0
-"""How much more than the strokes the old answer weighs at full memory."""
+"""How much more than the strokes an answer from before weighs at full memory, ..."""
+LIGHTLY = 0.3
+"""... times this on untouched pixels, once strokes of two classes say what is what ..."""
+REHEARSED = 4.0
+"""... and times this on rehearsal pictures."""
 
 
 @torch.no_grad()
 def answer_on(network: nn.Module, image: Tensor, about: Description) -> Tensor:
-    """What a network says of `(b, c, [z,] y, x)`: probabilities `(b, output, [z,] y, x)`."""
+    """What a network says of `(b, c, [z,] y, x)`: probabilities `(b, output, [z,] y, x)`, float32."""
     with autocast(image.device):
         logits = network(image)
     return output_probabilities(logits, about.outcome)
@@ -44,15 +48,17 @@ def loss_of(
     is_memory: Tensor,
     about: Description,
     memory: float,
+    lightly: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The loss on painted pixels, and the pull towards the old answer elsewhere; two scalars.
+    """The loss on painted pixels, and the pull towards what was said before; two scalars.
 
     Parameters
     ----------
     logits : `(b, output, [z,] y, x)`.
     target : `(b, [z,] y, x)` uint8; `IGNORE` where nobody painted, `HELD` where held out.
-    answer : what the network said before, `(b, output, [z,] y, x)`.
+    answer : what was said before, `(b, output, [z,] y, x)`; None if nothing is to be held.
     is_memory : `(b,)`, which patches are rehearsal.
+    lightly : whether untouched pixels are held lightly, since there are strokes of two classes.
     """
     trained = torch.where(target == HELD, IGNORE, target)
     log_classes = class_log_probabilities(logits, about.output_class, about.outcome)
@@ -61,16 +67,16 @@ def loss_of(
         return painted, logits.new_zeros((), dtype=torch.float32)
     rehearsed = is_memory.view(-1, *[1] * (target.ndim - 1)).expand_as(target)
     untouched = (target == IGNORE) & ~rehearsed
-    pull = _pull(logits, answer.float(), untouched, about.outcome)
+    pull = (LIGHTLY if lightly else 1.0) * _pull(logits, answer, untouched, about.outcome)
     if is_memory.any():
-        pull = pull + 4 * _pull(logits, answer.float(), rehearsed, about.outcome)
+        pull = pull + REHEARSED * _pull(logits, answer, rehearsed, about.outcome)
     return painted, PULL * memory * pull
 
 
 def _pull(logits: Tensor, answer: Tensor, where: Tensor, outcome: Outcome) -> Tensor:
-    """How far the network has moved from its old answer; a scalar.
+    """How far the network has moved from an answer from before; a scalar.
 
-    The bounded loss hardly pulls where the network is still sure of the old answer, so that the
+    The bounded loss hardly pulls where the network is still sure of that answer, so that the
     first steps after strokes of one class carry everything along, until it does. The divergence
     brakes from the start.
     """

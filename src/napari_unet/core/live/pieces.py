@@ -16,7 +16,7 @@ from napari_unet.core.engine.source import continued
 __all__ = ["HELD", "Patch", "Piece", "cut", "piece_of", "places_in"]
 
 HELD = 254
-"""In targets: painted, but held out. Neither trained on nor held to the old answer."""
+"""In targets: painted, but held out. Neither trained on nor held to an answer."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -19,7 +19,8 @@ class LiveSettings:
     learning_rate : of AdamW, right after a stroke.
     patch_size : edge of a training patch, in px.
     batch_size : patches per step; one of them is a rehearsal picture while `memory` is on.
-    memory : how strongly untouched pixels hold to the old answer, 0 (not at all) to 1.
+    memory : how strongly untouched pixels hold to what was shown before the newest stroke, and
+        rehearsal pictures to the answer of the model from before, 0 (not at all) to 1.
     replay : share of the patches that show all strokes alike, old and new; the others show the
         newest ones.
     held_out : share of the corrected cells that is scored on and never trained on.
