@@ -3,8 +3,8 @@
     python benchmarks/one_class.py DATA [--out FILE]
 
 Phase contrast, of which the built-in model knows little. A simulated person paints five strokes on
-cells that are missed, or five on background, and nothing else; then live mode learns for 20 steps, with
-untouched pixels held to what was said before, and without. DATA as in `annotation.py`.
+cells that are missed, or five on background, and nothing else; then live mode learns for 20 steps,
+with untouched pixels held to what was said before, and without. DATA as in `annotation.py`.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ def main() -> None:
         "# Strokes of one class alone",
         "",
         f"Measured on {time.strftime('%Y-%m-%d')} with `one_class.py DATA`: "
-        f"{processor()} ({os.cpu_count()} cores), {versions_of(['torch', 'numpy'])}. Phase contrast, "
-        f"{SIZE} px, {cells:.0%} of it cells; {N_STEPS} steps after {N_STROKES} strokes; means of "
-        f"{chosen.seeds} images.",
+        f"{processor()} ({os.cpu_count()} cores), {versions_of(['torch', 'numpy'])}. "
+        f"Phase contrast, {SIZE} px, {cells:.0%} of it cells; {N_STEPS} steps after {N_STROKES} "
+        f"strokes; means of {chosen.seeds} images.",
         "",
         "| strokes on | memory | mean IoU before | after | called cells after |",
         "|---|--:|--:|--:|--:|",

@@ -35,7 +35,7 @@ REHEARSED = 4.0
 
 @torch.no_grad()
 def answer_on(network: nn.Module, image: Tensor, about: Description) -> Tensor:
-    """What a network says of `(b, c, [z,] y, x)`: probabilities `(b, output, [z,] y, x)`, float32."""
+    """What a network says of `(b, c, [z,] y, x)`: probabilities `(b, output, [z,] y, x)`."""
     with autocast(image.device):
         logits = network(image)
     return output_probabilities(logits, about.outcome)
