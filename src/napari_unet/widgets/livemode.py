@@ -26,7 +26,7 @@ from napari_unet.widgets.parts import Words, combo, give_reason, hint, primary, 
 __all__ = ["LiveModeWidget"]
 
 NEXT_KEY, BEFORE_KEY = "N", "B"
-DRAW_S = 0.3
+DRAW_S = 1.0
 """The curves are drawn no more often than this."""
 NO_VERDICT = "Paint each class in several places: a part of that is held out to score on."
 STATES_TIP = "Show what the model had learned then, and go on from there with the next stroke."

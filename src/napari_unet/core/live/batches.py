@@ -20,7 +20,7 @@ from napari_unet.core.settings import FineTuneSettings
 __all__ = ["FOCUS", "Batches"]
 
 FOCUS = 5
-"""So many steps after a stroke show it in most of their patches."""
+"""So many steps after a stroke show it for certain."""
 
 
 class Batches:
@@ -74,9 +74,7 @@ class Batches:
         """
         plan, values = self.plan, self._paint.values
         n = plan.n_patches
-        n_new = n - round(self._settings.replay * n)
-        if since < FOCUS:
-            n_new = max(n_new, n - 1)
+        n_new = max(n - round(self._settings.replay * n), int(since < FOCUS))
         patches = []
         for i in range(n):
             recent = self._recent(i, since) if i < n_new else None
