@@ -165,6 +165,29 @@ def test_untouched_pixels_hold_to_what_was_shown_before_the_newest_stroke(tiny_m
     assert weights_id(learner.old) == tiny_model.id
 
 
+def test_the_first_steps_show_the_newest_stroke_for_certain(tiny_model, monkeypatch):
+    """Even if all strokes are replayed alike."""
+    image, truth = inverted_case(600)
+    learner = Learner(tiny_model, replace(QUICK, batch_size=1, replay=1.0, memory=0.0))
+    rows = (8, 40, 72, 104, 136)
+    learner.take([message(image, painted(truth, rows=rows))])
+    learner.take([message(image, painted(truth, rows=(*rows, 580)))])
+    drawn: list[list[int]] = []
+
+    def cut(piece, center, shape):
+        drawn[-1].append(round(float(center[0])) + piece.start[0])
+        return real(piece, center, shape)
+
+    real = batches_module.cut
+    monkeypatch.setattr(batches_module, "cut", cut)
+    for since in range(60):
+        drawn.append([])
+        learner._batches.draw(since, since, learner.old, learner.device)
+    shows_newest = [any(row > 500 for row in rows) for rows in drawn]
+    assert all(shows_newest[: batches_module.FOCUS])
+    assert not all(shows_newest[batches_module.FOCUS :])
+
+
 def test_the_very_first_step_is_half_as_long(tiny_model):
     learner = taught(tiny_model, replace(QUICK, memory=0.0))
     rates = []
