@@ -18,6 +18,7 @@ def region(rows, columns, index=()):
 
 
 WHOLE = region((0, 8), (0, 8))
+HERE = frozenset({"here"})
 
 
 def labels(*objects):
@@ -159,15 +160,17 @@ def test_the_next_place_is_where_there_is_doubt_that_nobody_has_looked_at(teller
     unsure[8:24, 8:24] = 0.5
     tell.tell(progress(seen(certain, (0,))))
     assert tell.tell(progress(seen(unsure, (1,)))).places is None  # nobody asked
-    desk.questions.append(Look())
+    desk.questions.append(Look(keys=HERE))
     (place,) = tell.tell(progress()).places
     assert (place.key, place.index) == ("here", (1,))
     assert all(part.start <= 8 and part.stop >= 24 for part in place.window)
     done = {("here", (1,)): (place.window,)}
-    desk.questions.append(Look(looked_at=done))
+    desk.questions.append(Look(keys=HERE, looked_at=done))
     assert tell.tell(progress()).places == ()
     tell.tell(progress(seen(unsure, (1,), key="elsewhere")))
-    desk.questions.append(Look(looked_at=done))
+    desk.questions.append(Look(keys=HERE, looked_at=done))
+    assert tell.tell(progress()).places == ()  # it is closed
+    desk.questions.append(Look(keys=HERE | {"elsewhere"}, looked_at=done))
     assert [found.key for found in tell.tell(progress()).places] == ["elsewhere"]
 
 

@@ -84,9 +84,11 @@ class Look:
 
     Attributes
     ----------
+    keys : of the images that are open.
     looked_at : windows `(y, x)` by image key and plane.
     """
 
+    keys: frozenset[str]
     looked_at: Mapping[tuple[str, tuple[int, ...]], tuple[Window, ...]] = field(
         default_factory=dict
     )
@@ -262,6 +264,7 @@ class _Teller:
         places = [
             place
             for key, doubts in self._doubts.items()
+            if key in asked.keys
             for index, hull in doubts.hulls().items()
             for place in _in_doubt(
                 doubts.read(index, hull), hull, key, index, asked.looked_at.get((key, index), ())

@@ -264,6 +264,7 @@ class Lives(QObject):
         ):  # fmt: skip
             clock.stop()
         self.scene = self._desk = self._image = self._new_scene = None
+        self._survey.forget()
         self._is_leaving = False
 
     def _check(self) -> None:
@@ -416,7 +417,8 @@ class Lives(QObject):
         """Go to where the model is most in doubt and nobody has looked yet."""
         if self.scene is None or self._desk is None:
             return
-        self._desk.questions.append(Look(looked_at=dict(self._looked_at)))
+        keys = frozenset({self.scene.key, *self._survey.others})
+        self._desk.questions.append(Look(keys=keys, looked_at=dict(self._looked_at)))
 
     def _go_to(self, places: tuple[Any, ...]) -> None:
         assert self.scene is not None
