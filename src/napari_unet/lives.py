@@ -101,7 +101,7 @@ class Lives(QObject):
         self._image: LiveImage | None = None
         self._keep: bool | None = None
         self._is_leaving = self._is_pressed = self._is_undrawn = self._is_moving = False
-        self._reason = ""
+        self._reason = self._problem = ""
         self._told_view: View | None = None
         self._looked_at: dict[tuple[str, tuple[int, ...]], tuple[tuple[slice, slice], ...]] = {}
         self._survey.forget()
@@ -178,7 +178,7 @@ class Lives(QObject):
 
     def _move(self) -> bool:
         """Go on with the image that was chosen now; returns whether that is possible."""
-        old = self.scene
+        old, self._problem = self.scene, ""
         if old is None or self._new_scene is None or not old.watching.has_moved:
             return False
         self._tell_changes()
@@ -188,7 +188,7 @@ class Lives(QObject):
         try:
             scene = self._new_scene()
         except (UNetLiveError, MemoryError) as error:
-            self._session.say("error", str(error) or "There is no memory for the result.")
+            self._problem = str(error) or "There is no memory for the result."
             scene = None
         finally:
             self._is_moving = False
@@ -273,7 +273,7 @@ class Lives(QObject):
             return
         why = self.scene.watching.why_over()
         if why and not self._move():
-            self.leave(None, why)
+            self.leave(None, self._problem or why)
         elif self.scene is not None:
             self._survey.look_around(self.scene.watching.others())
 

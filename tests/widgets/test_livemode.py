@@ -302,6 +302,23 @@ def test_an_image_that_cannot_be_used_ends_it_and_loses_nothing(
     session.go_back()
 
 
+def test_an_image_without_room_for_its_result_ends_it_with_the_reason(
+    learned, other, session, stage, qtbot, idle, monkeypatch
+):
+    def full(*args, **kwargs):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "target", full)
+        choose(session, stage, other)
+    assert session.message[1] == "There is no memory for the result. Ending live mode."
+    qtbot.waitUntil(lambda: not session.lives.is_on, timeout=20_000)
+    idle(session)
+    assert len(session.rounds) == 1
+    session.go_back()
+    assert [layer for layer in stage.viewer.layers if "after" in layer.name] == []
+
+
 def test_next_goes_to_another_image_that_is_in_doubt(
     on, other, session, stage, viewer, qtbot, click
 ):
