@@ -314,11 +314,17 @@ def keeps_the_best():
     return best
 
 
-def test_finishing_early_brings_the_best_so_far(qtbot):
-    job = Job(keeps_the_best)
+def under_way(qtbot, job):
+    """Record of a job that has been started and has made some progress."""
     record = Record(job)
     job.start()
     qtbot.waitUntil(lambda: len(record.progress) > 2)
+    return record
+
+
+def test_finishing_early_brings_the_best_so_far(qtbot):
+    job = Job(keeps_the_best)
+    record = under_way(qtbot, job)
     with qtbot.waitSignal(job.ended):
         job.finish_early()
     *steps, last = record.progress
@@ -335,9 +341,7 @@ def test_finishing_before_the_first_step_waits_for_it(qtbot):
 
 def test_finishing_early_what_has_no_result_yet_says_so(qtbot):
     job = Job(endless)
-    record = Record(job)
-    job.start()
-    qtbot.waitUntil(lambda: len(record.progress) > 0)
+    record = under_way(qtbot, job)
     with qtbot.waitSignal(job.ended):
         job.finish_early()
     assert record.results == []
@@ -350,9 +354,7 @@ def test_finishing_early_what_has_no_result_yet_says_so(qtbot):
 def test_what_napari_ends_keeps_its_best_so_far_if_it_is_to(qtbot, keeps):
     """napari ends workers from its list of tasks, and those of a window that closes."""
     job = Job(keeps_the_best, keeps=keeps)
-    record = Record(job)
-    job.start()
-    qtbot.waitUntil(lambda: len(record.progress) > 2)
+    record = under_way(qtbot, job)
     with qtbot.waitSignal(job.ended):
         job._worker.quit()
     assert len(record.results) == (1 if keeps else 0)
@@ -361,9 +363,7 @@ def test_what_napari_ends_keeps_its_best_so_far_if_it_is_to(qtbot, keeps):
 
 def test_a_job_that_keeps_can_be_stopped_all_the_same(qtbot):
     job = Job(keeps_the_best, keeps=True)
-    record = Record(job)
-    job.start()
-    qtbot.waitUntil(lambda: len(record.progress) > 2)
+    record = under_way(qtbot, job)
     with qtbot.waitSignal(job.ended):
         job.stop()
     assert record.results == []
@@ -388,9 +388,7 @@ def test_a_stopped_segmentation_leaves_its_thread_fit_for_training(qtbot, one_th
 
     image = make_image(np.random.default_rng(0).random((256, 256)).astype(np.float32), "yx")
     job = Job(lambda: segmenting(image, tiny_model, SegmentSettings(tile_size=16)))
-    record = Record(job)
-    job.start()
-    qtbot.waitUntil(lambda: len(record.progress) > 0)
+    under_way(qtbot, job)
     with qtbot.waitSignal(job.ended):
         job.stop()
     seen = {}

@@ -280,10 +280,8 @@ def _in_doubt(
     """Places in the part of a plane that was seen, `hull`."""
     from napari_unet.core.live.uncertainty import regions
 
-    done = np.zeros(doubt.shape, bool)
     top, left = (part.start for part in hull)
-    for rows, columns in looked_at:
-        done[_from(rows, top), _from(columns, left)] = True
+    done = [(_from(rows, top), _from(columns, left)) for rows, columns in looked_at]
     for place in regions(doubt / np.float32(255), done, PLACE_SIZE, N_PLACES):
         y, x = place.window
         moved = slice(y.start + top, y.stop + top), slice(x.start + left, x.stop + left)

@@ -101,7 +101,7 @@ class Lives(QObject):
         self._image: LiveImage | None = None
         self._keep: bool | None = None
         self._is_leaving = self._is_pressed = self._is_undrawn = self._is_moving = False
-        self._reason = self._problem = ""
+        self._reason = ""
         self._told_view: View | None = None
         self._looked_at: dict[tuple[str, tuple[int, ...]], tuple[tuple[slice, slice], ...]] = {}
         self._survey.forget()
@@ -176,11 +176,11 @@ class Lives(QObject):
 
         self._put(AlsoOpen(images=tuple(self._survey.others.values())))
 
-    def _move(self) -> bool:
-        """Go on with the image that was chosen now; returns whether that is possible."""
-        old, self._problem = self.scene, ""
+    def _move(self, why: str) -> str:
+        """Go on with the image that was chosen now; nothing, or why that is not possible."""
+        old, scene = self.scene, None
         if old is None or self._new_scene is None or not old.watching.has_moved:
-            return False
+            return why
         self._tell_changes()
         self._redraw()
         self.show_before(False)
@@ -188,12 +188,11 @@ class Lives(QObject):
         try:
             scene = self._new_scene()
         except (UNetLiveError, MemoryError) as error:
-            self._problem = str(error) or "There is no memory for the result."
-            scene = None
+            why = str(error) or "There is no memory for the result."
         finally:
             self._is_moving = False
         if scene is None or self._desk is None:
-            return False
+            return why
         old.watching.stop()
         old.target.finished()
         self.scene, self._image, self._told_view = scene, None, None
@@ -203,7 +202,7 @@ class Lives(QObject):
         self._session.say("info", f"Live mode goes on with {scene.image.name}.")
         self.moved.emit()
         self.changed.emit()
-        return True
+        return ""
 
     def leave(self, keep: bool | None, reason: str = "") -> None:
         """End live mode: keep what was learned, go back, or (None) let the user decide then."""
@@ -272,9 +271,9 @@ class Lives(QObject):
         if self.scene is None or self._is_moving or self._is_leaving:
             return
         why = self.scene.watching.why_over()
-        if why and not self._move():
-            self.leave(None, self._problem or why)
-        elif self.scene is not None:
+        if why and (why := self._move(why)):
+            self.leave(None, why)
+        else:
             self._survey.look_around(self.scene.watching.others())
 
     def _on_session_project_changed(self) -> None:

@@ -317,6 +317,7 @@ def test_an_image_without_room_for_its_result_ends_it_with_the_reason(
     assert len(session.rounds) == 1
     session.go_back()
     assert [layer for layer in stage.viewer.layers if "after" in layer.name] == []
+    assert learned.switch.isEnabled()
 
 
 def test_next_goes_to_another_image_that_is_in_doubt(

@@ -146,16 +146,15 @@ class Stage:
         mine = self.image()
         known, self._others = self._others, {}
         for layer in self.images():
-            if layer is self.source or layer.blending == "additive" or mine is None:
+            if layer is self.source or layer.blending == "additive":
                 continue
-            before = known.get(layer)
-            try:
-                is_known = before is not None and before[0] is layer.data
-                image = before[1] if before is not None and is_known else image_of(layer)
-            except ImageError:
-                continue
-            kinds = {(one.n_channels, np.dtype(one.array.dtype)) for one in (mine, image)}
-            if len(kinds) == 1:
+            data, image = known.get(layer, (None, None))
+            if image is None or data is not layer.data:
+                try:
+                    image = image_of(layer)
+                except ImageError:
+                    continue
+            if mine is not None and _kind(image) == _kind(mine):
                 self._others[layer] = (layer.data, image)
         return {layer: image for layer, (_, image) in self._others.items()}
 
@@ -410,6 +409,10 @@ class Stage:
         """Remove the layer that boxes are drawn on."""
         remove_boxes(self.viewer)
         self.activate_corrections()
+
+
+def _kind(image: Image) -> tuple[int, np.dtype[Any]]:
+    return image.n_channels, np.dtype(image.array.dtype)
 
 
 def _overlap(one: npt.NDArray[np.floating], other: npt.NDArray[np.floating]) -> bool:

@@ -100,8 +100,10 @@ def test_with_padding_and_several_channels():
 def test_without_padding():
     model = model_of(UNet2015Config(widths=(4, 8), dropout=0.0))
     truth = boxes()
-    before, after, _ = learns(model, case_of(truth)[0], lines(truth), truth)
+    before, after, learner = learns(model, case_of(truth)[0], lines(truth), truth)
     assert after > max(0.9, before)
+    piece = next(one for one in learner._batches._memories if one.answer is not None)
+    assert piece.answer.shape[1:] == piece.target.shape  # for every pixel of the picture
 
 
 @pytest.mark.parametrize(
